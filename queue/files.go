@@ -1,0 +1,139 @@
+package queue
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// syncDir makes the entries of a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// syncTree makes a directory's entries and its own entry durable.
+func syncTree(dir string) error {
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+// makeDir creates a directory if it is missing and syncs its parent.
+func makeDir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// writeFileDurably replaces a small file so that after a crash it is either the
+// old one or the new one.
+func writeFileDurably(path string, data []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// lockDir takes the lock of the data directory. It is released by closing the
+// file, or by the end of the process.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "LOCK")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s", ErrLocked, path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// storeFile is store.json: what the store is, written once.
+type storeFile struct {
+	Format     int    `json:"format"`
+	Generation string `json:"generation"`
+}
+
+// readStore returns the generation of the store in dir, or 0 if there is none.
+func readStore(dir string) (uint64, error) {
+	path := filepath.Join(dir, "store.json")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var s storeFile
+	if err := json.Unmarshal(data, &s); err != nil {
+		return 0, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
+	}
+	if s.Format != formatVersion {
+		return 0, fmt.Errorf("%w: %s says format %d, this program knows %d", ErrNewerFormat, path, s.Format, formatVersion)
+	}
+	var generation uint64
+	if n, err := fmt.Sscanf(s.Generation, "%016x", &generation); n != 1 || err != nil || generation == 0 {
+		return 0, fmt.Errorf("%w: %s: generation %q", ErrDamaged, path, s.Generation)
+	}
+	return generation, nil
+}
+
+func writeStore(dir string, generation uint64) error {
+	data, err := json.Marshal(storeFile{Format: formatVersion, Generation: fmt.Sprintf("%016x", generation)})
+	if err != nil {
+		return err
+	}
+	return writeFileDurably(filepath.Join(dir, "store.json"), append(data, '\n'))
+}
+
+// freeBytes is the space that this process may still use on dir's file system.
+func freeBytes(dir string) (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
+
+// diskUsage is the space that a directory tree takes on disk, sparse files
+// counted by what they hold.
+func diskUsage(dir string) int64 {
+	var sum int64
+	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // removed meanwhile
+		}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil {
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	return sum
+}

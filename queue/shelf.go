@@ -1,0 +1,232 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// memTableSize is Badger's memtable. 16 MiB was the fastest of 8 to 64 and lets
+// a transaction carry 2.4 MiB.
+const memTableSize = 16 << 20
+
+// neverStall is a number of level-zero tables that no shelf reaches: without
+// compactors a lower limit would block writing for ever.
+const neverStall = 1 << 20
+
+// badgerOptions are the options of every database of the queue.
+//
+// SyncWrites: a commit returns after the write-ahead log is synced. No
+// compactors: Badger 4.9.6 loses tables in silence when a compaction cannot
+// create its output. No checksum mode: they panic or end an iteration early on
+// one bad bit; every value of ours carries its own CRC32C. No value log: values
+// stay below the threshold, because an error of its sync is only logged.
+func badgerOptions(dir string, log badger.Logger) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithSyncWrites(true).
+		WithMemTableSize(memTableSize).
+		WithNumMemtables(3).
+		WithNumCompactors(0).
+		WithNumLevelZeroTables(neverStall).
+		WithNumLevelZeroTablesStall(2 * neverStall).
+		WithDetectConflicts(false).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		WithNumVersionsToKeep(1).
+		WithValueLogFileSize(1 << 20).
+		WithChecksumVerificationMode(options.NoVerification).
+		WithMetricsEnabled(false).
+		WithLogger(log)
+}
+
+// badgerLog turns what Badger only logs into what we act on. Errorf is a failed
+// flush or sync that Badger would retry or ignore: after it nothing that is
+// acknowledged can be believed.
+type badgerLog struct {
+	log  *slog.Logger
+	fail func(error) // nil: only log
+}
+
+func (l badgerLog) Errorf(format string, args ...any) {
+	err := fmt.Errorf("badger: "+strings.TrimSpace(format), args...)
+	if l.fail != nil {
+		l.fail(err)
+		return
+	}
+	l.log.Error("the store reports an error", "err", err)
+}
+
+func (l badgerLog) Warningf(format string, args ...any) {
+	l.log.Debug("store", "text", strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+func (l badgerLog) Infof(string, ...any)  {}
+func (l badgerLog) Debugf(string, ...any) {}
+
+// A shelf is one Badger database in the row of a stream. Its directory is named
+// by its first key, so that the names alone say which blocks are where.
+type shelf struct {
+	dir   string
+	first blockKey // of the first block that it may hold
+	log   badgerLog
+
+	mu       sync.Mutex
+	db       *badger.DB // nil when closed
+	writable bool
+	readers  int
+	removed  bool
+}
+
+func shelfName(first blockKey) string {
+	return fmt.Sprintf("%016x-%016x", first.clock, first.number)
+}
+
+func parseShelfName(name string) (blockKey, bool) {
+	var k blockKey
+	var rest string
+	if n, _ := fmt.Sscanf(name, "%16x-%16x%s", &k.clock, &k.number, &rest); n != 2 || name != shelfName(k) {
+		return blockKey{}, false
+	}
+	return k, true
+}
+
+// openWritable opens the shelf for writing. prepare has already looked after
+// what an unclean stop may have left (see recover.go).
+func (s *shelf) openWritable() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	db, err := openBadger(badgerOptions(s.dir, s.log))
+	if err != nil {
+		return err
+	}
+	s.db, s.writable = db, true
+	return nil
+}
+
+// openBadger opens a database. A failing open may leave a zero-length file that
+// it repairs itself (upstream issue 2207), so the same error is answered by one
+// more try. Panics of the open, as for a table without an index, become errors
+// as far as they happen on this goroutine.
+func openBadger(o badger.Options) (db *badger.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			db, err = nil, fmt.Errorf("%w: opening %s: %v", ErrDamaged, filepath.Base(o.Dir), p)
+		}
+	}()
+	db, err = badger.Open(o)
+	if err != nil && strings.Contains(err.Error(), "Create a new file") {
+		db, err = badger.Open(o)
+	}
+	return db, err
+}
+
+// finish closes a shelf that is no longer written. It waits for readers, who
+// open it again, read-only, when they come back.
+func (s *shelf) finish() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writable = false
+	return s.closeIdleLocked()
+}
+
+// closeIdleLocked closes the database unless it is written or read.
+func (s *shelf) closeIdleLocked() error {
+	if s.db == nil || s.writable || s.readers > 0 {
+		return nil
+	}
+	db := s.db
+	s.db = nil
+	if err := db.Close(); err != nil {
+		return fmt.Errorf("close shelf %s: %w", filepath.Base(s.dir), err)
+	}
+	return syncTree(s.dir)
+}
+
+// closeNow closes a shelf that is being opened and turned out to be unfit.
+func (s *shelf) closeNow() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	db := s.db
+	s.db, s.writable = nil, false
+	return db.Close()
+}
+
+// errRemoved: the shelf has been drained and removed while a reader wanted it.
+var errRemoved = errors.New("shelf removed")
+
+// acquire gives the open database for reading; release ends that.
+func (s *shelf) acquire() (*badger.DB, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.removed {
+		return nil, errRemoved
+	}
+	if s.db == nil {
+		db, err := openBadger(badgerOptions(s.dir, s.log).WithReadOnly(true))
+		if errors.Is(err, badger.ErrTruncateNeeded) {
+			// The process died before this shelf was closed.
+			if err = s.closeCleanlyLocked(); err == nil {
+				db, err = openBadger(badgerOptions(s.dir, s.log).WithReadOnly(true))
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open shelf %s for reading: %w", filepath.Base(s.dir), err)
+		}
+		s.db = db
+	}
+	s.readers++
+	return s.db, nil
+}
+
+func (s *shelf) release() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readers--
+	return s.closeIdleLocked()
+}
+
+// closeCleanlyLocked opens and closes an unclean shelf, which flushes its log.
+func (s *shelf) closeCleanlyLocked() error {
+	db, err := openBadger(badgerOptions(s.dir, s.log))
+	if err != nil {
+		return err
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	return syncTree(s.dir)
+}
+
+// goneMark precedes the name of a shelf whose removal has begun.
+const goneMark = "gone-"
+
+// remove deletes a drained shelf, whatever a kill leaves of it: it is renamed
+// first, so that a half-deleted directory is never taken for a damaged shelf.
+// It reports false while the shelf is still read.
+func (s *shelf) remove() (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.readers > 0 || s.writable {
+		return false, nil
+	}
+	if err := s.closeIdleLocked(); err != nil {
+		return false, err
+	}
+	s.removed = true
+	parent, name := filepath.Split(s.dir)
+	gone := filepath.Join(parent, goneMark+name)
+	if err := os.Rename(s.dir, gone); err != nil {
+		return false, err
+	}
+	if err := syncDir(parent); err != nil {
+		return false, err
+	}
+	return true, os.RemoveAll(gone)
+}

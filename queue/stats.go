@@ -1,0 +1,220 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"iter"
+	"slices"
+	"sync"
+	"time"
+
+	"sluice/internal/hit"
+)
+
+// Stats is what a queue holds and has done since its store was made. Numbers are
+// exact and of one moment.
+type Stats struct {
+	Accepted, Delivered, Invalid, Dead, Pending int64 // hits
+	// Uncertain is the pending hits that were in flight when the process last
+	// ended and about which nothing was decided yet.
+	Uncertain int64
+	// Difference is accepted - delivered - invalid - dead - pending, where pending
+	// is counted from the blocks and the others by the counters. Anything but 0
+	// means that hits are lost, or counted wrongly.
+	Difference int64
+
+	PendingBytes     int64 // of the blocks from the oldest pending hit on
+	OldestReceivedAt int64 // Unix nanoseconds; 0 when nothing is pending
+
+	DiskBytes int64 // used by the data directory
+	FreeBytes int64 // above the reserve; negative below it
+	Reserve   int64
+
+	DamagedBlocks, MissingBlocks int64
+	Blocks, Shelves              int64 // pending blocks; shelves on disk
+	SyncMean                     time.Duration
+	Generation                   uint64
+}
+
+// usageEvery is how long a figure of the used disk space is good for.
+const usageEvery = 5 * time.Second
+
+type diskUsageCache struct {
+	mu    sync.Mutex
+	at    time.Time
+	bytes int64
+}
+
+func (c *diskUsageCache) get(dir string) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.at) > usageEvery {
+		c.bytes, c.at = diskUsage(dir), time.Now()
+	}
+	return c.bytes
+}
+
+// Stats gives the queue's figures. It costs one look at the oldest pending block
+// when that is not leased.
+func (q *Queue) Stats() Stats {
+	s := q.live
+	s.mu.Lock()
+	st := s.st
+	t := st.total
+	out := Stats{
+		Accepted: t.accepted, Delivered: t.delivered, Invalid: t.invalid, Dead: t.dead,
+		Pending: t.pending(), Difference: t.pending() - st.pending(),
+		PendingBytes:  st.pendingBytes(),
+		DamagedBlocks: st.damaged, MissingBlocks: st.missing,
+		Blocks:  int64(st.lastNumber + 1 - min(st.floor, st.lastNumber+1)),
+		Shelves: int64(len(s.shelves)), Generation: q.generation,
+		Uncertain: s.reader.uncertain(st),
+	}
+	floor, any := st.floor, st.pending() > 0
+	s.mu.Unlock()
+	out.SyncMean = time.Duration(s.commitMean.Load())
+	out.DiskBytes = q.usage.get(q.dir)
+	out.FreeBytes, out.Reserve = q.guard.above(), q.guard.reserve
+	if any {
+		out.OldestReceivedAt = s.oldest(floor)
+	}
+	return out
+}
+
+// uncertain counts the hits that are still in doubt.
+func (r *leaseReader) uncertain(st *state) (n int64) {
+	for number, list := range r.orphans {
+		for _, o := range list {
+			if _, open := st.journal[o.batch]; !open {
+				continue
+			}
+			for i := uint64(o.from); i <= uint64(o.to); i++ {
+				if !st.isSettled(number, uint32(i)) {
+					n++
+				}
+			}
+		}
+	}
+	return n
+}
+
+// oldest gives when the oldest pending hit was received.
+func (s *stream) oldest(floor uint64) int64 {
+	if l := s.track.find(floor); l != nil {
+		return l.oldest
+	}
+	s.oldestMu.Lock()
+	defer s.oldestMu.Unlock()
+	if s.oldestFloor == floor {
+		return s.oldestAt
+	}
+	at := int64(0)
+	err := s.peek(context.Background(), floor, func(p hit.Pending) bool {
+		at = p.ReceivedAt
+		return false
+	})
+	if err != nil {
+		return 0
+	}
+	s.oldestFloor, s.oldestAt = floor, at
+	return at
+}
+
+// PendingOf gives how many hits of a site are pending.
+func (q *Queue) PendingOf(site int64) int64 {
+	s := q.live
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := int64(0)
+	for k, t := range s.st.counters {
+		if k.site == site {
+			n += t.pending()
+		}
+	}
+	return n
+}
+
+// A Counter is what became of the hits of one site in one quarter hour of
+// effective UTC time.
+type Counter struct {
+	Site    int64
+	Quarter int64 // Unix seconds divided by 900
+	// Accepted = Delivered + Invalid + Dead + what is pending.
+	Accepted, Delivered, Invalid, Dead int64
+}
+
+// Counters gives all counters, sorted by site and quarter. Slots of which every
+// hit has been settled for a week are no longer listed.
+func (q *Queue) Counters() []Counter {
+	s := q.live
+	s.mu.Lock()
+	out := make([]Counter, 0, len(s.st.counters))
+	for k, t := range s.st.counters {
+		out = append(out, Counter{k.site, k.quarter, t.accepted, t.delivered, t.invalid, t.dead})
+	}
+	s.mu.Unlock()
+	slices.SortFunc(out, func(a, b Counter) int {
+		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Quarter, b.Quarter))
+	})
+	return out
+}
+
+// A PeekFilter chooses pending hits. The zero value chooses all.
+type PeekFilter struct {
+	Site  *int64
+	Limit int // 0 = no limit
+	// After leaves out hits up to and including this one.
+	After hit.ID
+}
+
+// Peek gives pending hits in the order of arrival without leasing them.
+func (q *Queue) Peek(ctx context.Context, f PeekFilter) iter.Seq2[hit.Pending, error] {
+	return func(yield func(hit.Pending, error) bool) {
+		given := 0
+		stopped := false
+		err := q.live.peek(ctx, f.After.Block, func(p hit.Pending) bool {
+			if f.Site != nil && *f.Site != p.Site || f.After.Block != 0 && p.ID.Compare(f.After) <= 0 {
+				return true
+			}
+			given++
+			if stopped = !yield(p, nil); stopped {
+				return false
+			}
+			return f.Limit == 0 || given < f.Limit
+		})
+		if err != nil && !stopped {
+			yield(hit.Pending{}, err)
+		}
+	}
+}
+
+// Find gives one pending hit, or [ErrNotFound].
+func (q *Queue) Find(ctx context.Context, id hit.ID) (hit.Pending, error) {
+	var out hit.Pending
+	err := ErrNotFound
+	if id.Generation != q.generation || id.Block == 0 {
+		return out, err
+	}
+	perr := q.live.peek(ctx, id.Block, func(p hit.Pending) bool {
+		if p.ID == id {
+			out, err = p, nil
+		}
+		return p.ID.Compare(id) < 0
+	})
+	return out, cmp.Or(perr, err)
+}
+
+// A Report is the outcome of [Queue.Verify].
+type Report struct {
+	Shelves, Blocks, Hits int64 // pending blocks that were read, and the hits in them
+	Pending               int64 // of them, hits that are not settled
+	Dead                  int64 // dead letters that were read
+	// Problems is one sentence for each fault, empty if all is well.
+	Problems []string
+}
+
+// Verify reads every pending block and every dead letter and compares what it
+// finds with the counters. It takes no lease and may run beside everything else.
+func (q *Queue) Verify(ctx context.Context) (*Report, error) {
+	return verify(ctx, q)
+}

@@ -1,0 +1,151 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+)
+
+// verify reads what a queue holds and compares it with what it says.
+func verify(ctx context.Context, q *Queue) (*Report, error) {
+	r := &Report{}
+	s := q.live
+	s.mu.Lock()
+	last, floor := s.st.lastNumber, s.st.floor
+	r.Shelves = int64(len(s.shelves))
+	s.mu.Unlock()
+	problem := func(format string, args ...any) { r.Problems = append(r.Problems, fmt.Sprintf(format, args...)) }
+	var before uint64
+	counted := false
+	err := s.walk(ctx, floor, last, func(f found) (bool, error) {
+		if f.missing != 0 {
+			problem("blocks %d to %d are not there", f.missing, f.key.number-1)
+			counted = false
+			return true, nil
+		}
+		b, sets, err := decodeBlock(f.key, f.value)
+		if errors.Is(err, ErrNewerFormat) {
+			return false, err
+		}
+		if err != nil {
+			problem("block %d cannot be read: %v", f.key.number, err)
+			counted = false
+			return true, nil
+		}
+		if counted && b.hitsBefore != before {
+			problem("block %d says that %d hits precede it, those before it add up to %d", f.key.number, b.hitsBefore, before)
+		}
+		before, counted = b.hitsBefore+uint64(b.hits), true
+		r.Blocks++
+		r.Hits += int64(b.hits)
+		r.Pending += int64(len(s.pendingOf(b, sets)))
+		return true, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	if st := q.Stats(); st.Difference != 0 {
+		problem("the sum is off by %d hits: accepted %d, delivered %d, invalid %d, dead %d, pending by the blocks %d",
+			st.Difference, st.Accepted, st.Delivered, st.Invalid, st.Dead, st.Pending-st.Difference)
+	}
+	for _, err := range q.dead.all(ctx, DeadFilter{}) {
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			problem("a dead letter cannot be read: %v", err)
+			continue
+		}
+		r.Dead++
+	}
+	return r, nil
+}
+
+// Verify checks the queue in dir while no process has it open. It works on a
+// copy of everything that opening could change, in a temporary directory beside
+// it; what is never written again is linked, not copied. It returns [ErrLocked]
+// while a process has the queue open, [ErrNotFound] when there is none.
+func Verify(ctx context.Context, dir string) (*Report, error) {
+	var report *Report
+	err := WithCopy(dir, func(q *Queue) (err error) {
+		report, err = verify(ctx, q)
+		return err
+	})
+	return report, err
+}
+
+// WithCopy opens a copy of the queue in dir, for reading it while no process has
+// it open, and calls use with it. The copy is removed afterwards, and the queue
+// in dir is as it was.
+func WithCopy(dir string, use func(*Queue) error) (err error) {
+	if _, err := os.Stat(filepath.Join(dir, "store.json")); err != nil {
+		return fmt.Errorf("%w: no queue in %s", ErrNotFound, dir)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	tmp, err := os.MkdirTemp(dir, "verify-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
+	if err := copyQueue(dir, tmp); err != nil {
+		return fmt.Errorf("copy the queue: %w", err)
+	}
+	q, err := Open(Options{
+		Dir: tmp, Reserve: 1, Metrics: metrics.NewSet(), Now: time.Now,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(use(q), q.Close())
+}
+
+// copyQueue links tables, which are never changed in place but for being cut
+// when they are dropped, and copies the rest. Tables of a shelf that was not
+// closed are copied too, since opening it may drop one.
+func copyQueue(from, to string) error {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case e.IsDir():
+			if path == to || rel == "quarantine" {
+				return filepath.SkipDir
+			}
+			return os.MkdirAll(target, 0o700)
+		case rel == "LOCK" || rel == "BALLAST":
+			return nil
+		case hasSuffix(path, ".sst") && closedCleanly(filepath.Dir(path)):
+			return os.Link(path, target)
+		}
+		return copySparse(path, target)
+	})
+}
+
+// closedCleanly: a shelf without a log was closed, and opening it drops nothing.
+func closedCleanly(dir string) bool {
+	for _, e := range readNames(dir) {
+		if hasSuffix(e.Name(), ".mem") {
+			return false
+		}
+	}
+	return true
+}
