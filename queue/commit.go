@@ -134,6 +134,7 @@ func (s *stream) commitOnce() error {
 			o.done <- nil
 		}
 	}
+	s.recycle(&g.batchOf)
 	s.track.committed(d)
 	return s.tidy(began)
 }
@@ -153,8 +154,17 @@ func (s *stream) dropGroup() {
 	close(g.done)
 }
 
+// recycle keeps the buffers of a group that is on disk.
+func (s *stream) recycle(b *batchOf) {
+	b.reset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spare = *b
+}
+
 func (s *stream) newGroupLocked() {
-	s.open = &group{done: make(chan struct{})}
+	s.open = &group{batchOf: s.spare, done: make(chan struct{})}
+	s.spare = batchOf{}
 	close(s.taken)
 	s.taken = make(chan struct{})
 }
@@ -191,7 +201,14 @@ func (s *stream) write(g *group, ops []*op, now time.Time) (*delta, error) {
 	defer txn.Discard()
 	size := 0
 	for i := range blocks {
-		value := encodeBlock(nil, &blocks[i])
+		var buf []byte
+		if i == 0 {
+			buf = s.valueBuf // Badger has copied it when Commit returns
+		}
+		value := encodeBlock(buf, &blocks[i])
+		if i == 0 {
+			s.valueBuf = value
+		}
 		blocks[i].size = uint32(len(value))
 		d.blocks[i].size = uint32(len(value))
 		size += len(value)
@@ -202,7 +219,8 @@ func (s *stream) write(g *group, ops []*op, now time.Time) (*delta, error) {
 			blocks[i+1].byteBefore = blocks[i].byteBefore + uint64(len(value))
 		}
 	}
-	value := encodeDelta(nil, d)
+	value := encodeDelta(s.deltaBuf, d)
+	s.deltaBuf = value
 	if err := txn.Set(deltaKey(seq), value); err != nil {
 		return nil, err
 	}

@@ -46,17 +46,18 @@ func (r *leaseReader) setOrphans(st *state) {
 	}
 }
 
-// doubt gives the journal's batch in which a hit was left, or 0.
+// doubt gives the newest batch of the journal in which a hit was left, or 0.
 func (r *leaseReader) doubt(st *state, number uint64, index uint32) uint64 {
-	for _, o := range r.orphans[number] {
-		if _, open := st.journal[o.batch]; open && o.from <= index && index <= o.to {
-			return o.batch
-		}
-	}
 	if number <= st.doubtUntil {
 		return DoubtLost
 	}
-	return 0
+	batch := uint64(0)
+	for _, o := range r.orphans[number] {
+		if _, open := st.journal[o.batch]; open && o.from <= index && index <= o.to {
+			batch = max(batch, o.batch)
+		}
+	}
+	return batch
 }
 
 // lease: see [Queue.Lease].

@@ -46,6 +46,8 @@ type stream struct {
 	high        *highWater
 	foldedAt    time.Time
 	pace        pace
+	valueBuf    []byte
+	deltaBuf    []byte
 
 	wake   chan struct{} // capacity 1: something to commit
 	closer sync.WaitGroup
@@ -61,6 +63,7 @@ type stream struct {
 	st        *state
 	shelves   []*shelf // oldest first; the last one is written
 	open      *group
+	spare     batchOf       // buffers of a committed group, for the next one
 	taken     chan struct{} // closed when the open group is taken
 	ops       []*op
 	committed chan struct{} // closed at the next commit

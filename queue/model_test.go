@@ -1,0 +1,300 @@
+package queue
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"sluice/internal/hit"
+)
+
+var seedFlag = flag.Uint64("seed", 0, "seed of the random tests; 0 draws one")
+
+// newRand gives a generator whose seed is in the log.
+func newRand(t testing.TB) *rand.Rand {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// model is the queue as a list in memory.
+type model struct {
+	order   []string // names of hits in the order of arrival, requeued ones again at the end
+	pending map[string]bool
+	dead    map[string]bool
+	total   tally
+	sites   map[int64]*tally
+	leased  map[string]hit.Pending
+	open    map[uint64][]string // journalled batches
+	doubt   map[string]uint64   // batch in which a hit was left at the last restart
+}
+
+func (m *model) count(site int64, by tally) {
+	if m.sites[site] == nil {
+		m.sites[site] = &tally{}
+	}
+	*m.sites[site] = m.sites[site].plus(by)
+	m.total = m.total.plus(by)
+}
+
+// TestQueueBehavesLikeItsModel drives a queue and a model of it with the same
+// random calls, restarts included, and compares them throughout. Shelves are
+// tiny, so that every run rotates and removes many.
+func TestQueueBehavesLikeItsModel(t *testing.T) {
+	for round := range 4 {
+		t.Run(fmt.Sprint("round=", round), func(t *testing.T) {
+			r := newRand(t)
+			runModel(t, r, t.TempDir(), 400)
+		})
+	}
+}
+
+func openSmall(t *testing.T, dir string) *Queue {
+	t.Helper()
+	q, err := Open(testOptions(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.live.mu.Lock()
+	q.live.limits = shelfLimits{bytes: 20 << 10, idle: 4 << 10, age: time.Hour}
+	q.live.mu.Unlock()
+	return q
+}
+
+func runModel(t *testing.T, r *rand.Rand, dir string, steps int) {
+	m := &model{pending: map[string]bool{}, dead: map[string]bool{}, sites: map[int64]*tally{},
+		leased: map[string]hit.Pending{}, open: map[uint64][]string{}, doubt: map[string]uint64{}}
+	q := openSmall(t, dir)
+	defer func() { verifyAndClose(t, q) }()
+	next := 0
+	for step := range steps {
+		switch k := r.IntN(100); {
+		case k < 40:
+			n, site := 1+r.IntN(40), int64(1+r.IntN(4))
+			mustAppend(t, q, aSet(next, n, site))
+			for i := range n {
+				name := fmt.Sprintf("%d/%d", site, next+i)
+				m.order = append(m.order, name)
+				m.pending[name] = true
+			}
+			m.count(site, tally{accepted: int64(n)})
+			next += n
+		case k < 60:
+			m.lease(t, q, 1+r.IntN(60))
+		case k < 70:
+			m.journal(t, q, r)
+		case k < 90:
+			m.settle(t, q, r)
+		case k < 95:
+			m.requeue(t, q, r)
+		default:
+			if err := q.Close(); err != nil {
+				t.Fatalf("step %d: Close: %v", step, err)
+			}
+			q = openSmall(t, dir)
+			m.restart()
+		}
+		if t.Failed() {
+			t.Fatalf("at step %d", step)
+		}
+	}
+	flush(t, q)
+	m.check(t, q)
+}
+
+func nameOf(p *hit.Pending) string {
+	var site, n int
+	fmt.Sscanf(string(p.Params), "idsite=%d&rec=1&n=%d", &site, &n)
+	return fmt.Sprintf("%d/%d", site, n)
+}
+
+// lease takes what is there and checks that it is the oldest that is pending and
+// not leased.
+func (m *model) lease(t *testing.T, q *Queue, limit int) {
+	var want []string
+	seen := map[string]bool{}
+	for i, name := range m.order {
+		if m.pending[name] && m.leased[name].ID.Block == 0 && !seen[name] && lastIndex(m.order, name) == i {
+			want = append(want, name)
+			seen[name] = true
+		}
+	}
+	if len(want) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	got, err := q.Lease(ctx, limit)
+	if err != nil {
+		t.Errorf("Lease: %v", err)
+		return
+	}
+	for i := range got {
+		name := nameOf(&got[i])
+		if i >= len(want) || name != want[i] {
+			t.Errorf("leased %s at place %d, want %s", name, i, want[min(i, len(want)-1)])
+			return
+		}
+		if got[i].Uncertain != m.doubt[name] {
+			t.Errorf("%s: Uncertain = %d, want %d", name, got[i].Uncertain, m.doubt[name])
+		}
+		m.leased[name] = got[i]
+	}
+}
+
+func lastIndex(list []string, name string) int {
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i] == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// pick gives leased, pending hits in a stable order.
+func (m *model) pick(r *rand.Rand, most int) []string {
+	var names []string
+	for _, n := range slices.Sorted(maps.Keys(m.leased)) {
+		if m.pending[n] && r.IntN(2) == 0 && len(names) < most {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+func (m *model) journal(t *testing.T, q *Queue, r *rand.Rand) {
+	inFlight := map[string]bool{}
+	for _, names := range m.open {
+		for _, n := range names {
+			inFlight[n] = true
+		}
+	}
+	names := slices.DeleteFunc(m.pick(r, 30), func(n string) bool { return inFlight[n] })
+	if len(names) == 0 {
+		return
+	}
+	var ids []hit.ID
+	for _, n := range names {
+		ids = append(ids, m.leased[n].ID)
+	}
+	batch, err := q.Journal(ids)
+	if err != nil {
+		t.Errorf("Journal: %v", err)
+	}
+	m.open[batch] = names
+}
+
+func (m *model) settle(t *testing.T, q *Queue, r *rand.Rand) {
+	names, batch := m.pick(r, 50), uint64(0)
+	if len(m.open) > 0 && r.IntN(3) > 0 {
+		keys := slices.Sorted(maps.Keys(m.open))
+		batch = keys[r.IntN(len(keys))]
+		names = slices.DeleteFunc(slices.Clone(m.open[batch]), func(n string) bool { return m.leased[n].ID.Block == 0 || r.IntN(4) == 0 })
+		delete(m.open, batch)
+	}
+	var list []hit.Settlement
+	for _, n := range names {
+		p := m.leased[n]
+		s := hit.Settlement{ID: p.ID, As: hit.Outcome(r.IntN(3))}
+		by := tally{delivered: 1}
+		switch s.As {
+		case hit.Invalid:
+			by = tally{invalid: 1}
+		case hit.Dead:
+			by = tally{dead: 1}
+			s.Reason = "poison"
+			m.dead[n] = true
+		}
+		m.count(p.Site, by)
+		delete(m.pending, n)
+		delete(m.leased, n)
+		list = append(list, s)
+	}
+	if err := q.Settle(batch, list); err != nil {
+		t.Errorf("Settle: %v", err)
+	}
+}
+
+func (m *model) requeue(t *testing.T, q *Queue, r *rand.Rand) {
+	if len(m.dead) == 0 {
+		return
+	}
+	site := int64(1 + r.IntN(4))
+	var letters []string
+	for l, err := range q.Dead(t.Context(), DeadFilter{Site: &site}) {
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		letters = append(letters, nameOf(&hit.Pending{Hit: l.Hit}))
+	}
+	n, err := q.Requeue(t.Context(), DeadFilter{Site: &site})
+	if err != nil || n != len(letters) {
+		t.Errorf("Requeue = %d, %v, want %d", n, err, len(letters))
+	}
+	for _, name := range letters {
+		if !m.dead[name] {
+			t.Errorf("a letter for %s, which is not dead", name)
+		}
+		delete(m.dead, name)
+		delete(m.doubt, name) // the hit has a new id, which no journal knows
+		for batch, names := range m.open {
+			m.open[batch] = slices.DeleteFunc(names, func(n string) bool { return n == name })
+		}
+		m.pending[name] = true
+		m.order = append(m.order, name)
+	}
+	m.count(site, tally{dead: -int64(n)})
+}
+
+// restart: leases are gone, journalled batches are in doubt.
+func (m *model) restart() {
+	clear(m.leased)
+	for batch, names := range m.open {
+		for _, n := range names {
+			if m.pending[n] {
+				m.doubt[n] = batch
+			}
+		}
+	}
+	clear(m.open)
+}
+
+func (m *model) check(t *testing.T, q *Queue) {
+	s := q.Stats()
+	want := Stats{Accepted: m.total.accepted, Delivered: m.total.delivered, Invalid: m.total.invalid, Dead: m.total.dead, Pending: m.total.pending()}
+	got := Stats{Accepted: s.Accepted, Delivered: s.Delivered, Invalid: s.Invalid, Dead: s.Dead, Pending: s.Pending}
+	if got != want || s.Difference != 0 || s.Pending != int64(len(m.pending)) {
+		t.Errorf("Stats = %+v (difference %d), want %+v", got, s.Difference, want)
+	}
+	sites := map[int64]tally{}
+	for _, c := range q.Counters() {
+		sites[c.Site] = sites[c.Site].plus(tally{c.Accepted, c.Delivered, c.Invalid, c.Dead})
+	}
+	for site, w := range m.sites {
+		if sites[site] != *w {
+			t.Errorf("site %d: %+v, want %+v", site, sites[site], *w)
+		}
+	}
+	n := 0
+	for p, err := range q.Peek(t.Context(), PeekFilter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !m.pending[nameOf(&p)] {
+			t.Errorf("%s is pending, the model says it is not", nameOf(&p))
+		}
+		n++
+	}
+	if n != len(m.pending) {
+		t.Errorf("%d hits are pending, the model says %d", n, len(m.pending))
+	}
+}
