@@ -118,7 +118,7 @@ func (s *stream) commitOnce() error {
 	s.commitBegan.Store(0)
 	if err != nil {
 		err = fmt.Errorf("commit: %w", err)
-		g.err = fmt.Errorf("%w: %w", ErrStopped, err)
+		g.err = commitError{err}
 		s.mark(err)
 		close(g.done)
 		for _, o := range ops {

@@ -1,6 +1,9 @@
 package queue
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Errors of opening.
 var (
@@ -23,8 +26,9 @@ var (
 	// ErrTooLarge: the request set does not fit in one transaction. It was not
 	// stored and never will be.
 	ErrTooLarge error = tooLargeError{}
-	// ErrStopped: the queue was closed or has failed. The hit may or may not have
-	// been stored, and nothing is acknowledged.
+	// ErrStopped: the queue was closed or has failed, and nothing is acknowledged.
+	// The hits of a commit that failed may be on disk all the same: such an error
+	// has a method Uncertain() bool that answers true.
 	ErrStopped = errors.New("the queue has stopped")
 	// ErrNotFound: no such hit is pending.
 	ErrNotFound = errors.New("no such hit")
@@ -36,6 +40,14 @@ type tooLargeError struct{}
 
 func (tooLargeError) Error() string  { return "the request set is too large for one transaction" }
 func (tooLargeError) TooLarge() bool { return true }
+
+// commitError is what the hits of a failed commit get. They may be on disk, so
+// they must not reach Matomo on another way.
+type commitError struct{ cause error }
+
+func (e commitError) Error() string   { return fmt.Sprintf("%v: %v", ErrStopped, e.cause) }
+func (e commitError) Unwrap() []error { return []error{ErrStopped, e.cause} }
+func (e commitError) Uncertain() bool { return true }
 
 // errDamaged marks one value that cannot be read; what holds it goes on.
 var errDamaged = errors.New("damaged value")

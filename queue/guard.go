@@ -21,7 +21,7 @@ const (
 	hardFloor = 2 * memTableSize
 	// ballastSize is given up when free space nears hardFloor, so that the drain
 	// can go on and free more.
-	ballastSize = 64 << 20
+	ballastSize = hardFloor
 	// reserveMin and reservePercent make the default reserve.
 	reserveMin     = 512 << 20
 	reservePercent = 2

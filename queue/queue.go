@@ -26,6 +26,9 @@ type Options struct {
 	Reserve int64
 	// MaxSize is how many bytes of blocks may be pending. 0 means no limit.
 	MaxSize int64
+	// ShelfBytes is the size at which a new shelf is begun. 0 means the default;
+	// smaller values serve tests.
+	ShelfBytes int64
 	Log     *slog.Logger
 	Metrics *metrics.Set
 	// Now is the wall clock; nil means time.Now.
@@ -99,7 +102,7 @@ func (q *Queue) open(o Options) error {
 	}
 	q.live, err = openStream(streamConfig{
 		dir: filepath.Join(o.Dir, "live"), generation: q.generation, log: o.Log, now: o.Now,
-		guard: q.guard, inst: q.inst, failed: q.fail, limits: defaultShelfLimits,
+		guard: q.guard, inst: q.inst, failed: q.fail, limits: limitsOf(o.ShelfBytes),
 	})
 	if err != nil {
 		return errors.Join(err, q.dead.close())

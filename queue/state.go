@@ -15,12 +15,25 @@ const quarterSeconds = 15 * 60
 // A counterKey names one counter: a site and a slot of effective UTC time.
 type counterKey struct{ site, quarter int64 }
 
+// maxCountedSite is the highest site number that gets counters of its own. The
+// largest installations have some ten thousand sites; without a limit invented
+// numbers in hits that nobody has judged yet would fill the memory.
+const maxCountedSite = 1_000_000
+
+// countedSite gives the site under which a hit is counted: its own, or 0.
+func countedSite(site int64) int64 {
+	if site < 1 || site > maxCountedSite {
+		return 0
+	}
+	return site
+}
+
 func counterOf(h *hit.Hit) counterKey {
 	q := h.At / quarterSeconds
 	if h.At%quarterSeconds < 0 {
 		q-- // slots before 1970 are counted downwards
 	}
-	return counterKey{site: h.Site, quarter: q}
+	return counterKey{site: countedSite(h.Site), quarter: q}
 }
 
 // A tally counts hits. In a delta its fields are changes and may be negative.

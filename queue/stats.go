@@ -127,7 +127,7 @@ func (q *Queue) PendingOf(site int64) int64 {
 	defer s.mu.Unlock()
 	n := int64(0)
 	for k, t := range s.st.counters {
-		if k.site == site {
+		if k.site == countedSite(site) {
 			n += t.pending()
 		}
 	}

@@ -87,7 +87,17 @@ type shelfLimits struct {
 	age   time.Duration // a shelf this old
 }
 
-var defaultShelfLimits = shelfLimits{bytes: 256 << 20, idle: 48 << 20, age: 24 * time.Hour}
+var defaultShelfLimits = shelfLimits{bytes: 256 << 20, idle: 32 << 20, age: 24 * time.Hour}
+
+// limitsOf gives the default limits, scaled to shelves of the given size.
+func limitsOf(bytes int64) shelfLimits {
+	l := defaultShelfLimits
+	if bytes > 0 {
+		l.idle = max(1, l.idle*bytes/l.bytes)
+		l.bytes = bytes
+	}
+	return l
+}
 
 // A group is what one transaction will store of new hits.
 type group struct {
