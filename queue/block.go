@@ -13,7 +13,7 @@ const (
 	codecRaw = 0
 	codecS2  = 1 // snappy-compatible subset of s2
 
-	blockHeaderLen = 1 + 8 + 4 + 8 + 8 + 4
+	blockHeaderLen = 1 + 8 + 8 + 8 + 4 + 8 + 8 + 4
 	// maxBlockRaw bounds a block before compression, so that even one that does
 	// not compress stays below Badger's value threshold (1 MiB): above it a value
 	// goes to the value log, whose sync errors Badger only logs.
@@ -40,6 +40,8 @@ func encodeBlock(buf []byte, b *block) []byte {
 	}
 	buf = buf[:frameLen]
 	buf = append(buf, codecS2)
+	buf = binary.LittleEndian.AppendUint64(buf, b.key.clock)
+	buf = binary.LittleEndian.AppendUint64(buf, b.key.generation)
 	buf = binary.LittleEndian.AppendUint64(buf, b.key.number)
 	buf = binary.LittleEndian.AppendUint32(buf, b.hits)
 	buf = binary.LittleEndian.AppendUint64(buf, b.hitsBefore)
@@ -67,15 +69,24 @@ func decodeHeader(key blockKey, value []byte) (block, []byte, error) {
 	}
 	b := block{
 		key:        key,
-		hits:       binary.LittleEndian.Uint32(p[9:]),
-		hitsBefore: binary.LittleEndian.Uint64(p[13:]),
-		byteBefore: binary.LittleEndian.Uint64(p[21:]),
+		hits:       binary.LittleEndian.Uint32(p[25:]),
+		hitsBefore: binary.LittleEndian.Uint64(p[29:]),
+		byteBefore: binary.LittleEndian.Uint64(p[37:]),
 		size:       uint32(len(value)),
 	}
-	if n := binary.LittleEndian.Uint64(p[1:]); n != key.number {
-		return block{}, nil, fmt.Errorf("%w: block says number %d, its key %d", errDamaged, n, key.number)
+	if own := blockKeyOf(p); own != key {
+		return block{}, nil, fmt.Errorf("%w: block %d stands under the key of block %d", errDamaged, own.number, key.number)
 	}
 	return b, p, nil
+}
+
+// blockKeyOf reads the key that a block's payload repeats.
+func blockKeyOf(p []byte) blockKey {
+	return blockKey{
+		clock:      binary.LittleEndian.Uint64(p[1:]),
+		generation: binary.LittleEndian.Uint64(p[9:]),
+		number:     binary.LittleEndian.Uint64(p[17:]),
+	}
 }
 
 // decodeBlock reads a block with its hits.
@@ -84,13 +95,14 @@ func decodeBlock(key blockKey, value []byte) (*block, []*hit.RequestSet, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	rawLen := binary.LittleEndian.Uint32(p[29:])
+	rawLen := binary.LittleEndian.Uint32(p[45:])
 	body := p[blockHeaderLen:]
 	switch p[0] {
 	case codecRaw:
 		b.raw = body
 	case codecS2:
-		if rawLen > maxDecodedBlock {
+		// The body repeats the length; a larger one would be allocated.
+		if n, err := s2.DecodedLen(body); err != nil || rawLen > maxDecodedBlock || n != int(rawLen) {
 			return nil, nil, fmt.Errorf("%w: block of %d raw bytes", errDamaged, rawLen)
 		}
 		b.raw, err = s2.Decode(make([]byte, rawLen), body)

@@ -219,7 +219,7 @@ func (s *stream) write(g *group, ops []*op, now time.Time) (*delta, error) {
 			blocks[i+1].byteBefore = blocks[i].byteBefore + uint64(len(value))
 		}
 	}
-	value := encodeDelta(s.deltaBuf, d)
+	value := encodeDelta(s.deltaBuf, seq, d)
 	s.deltaBuf = value
 	if err := txn.Set(deltaKey(seq), value); err != nil {
 		return nil, err
@@ -369,7 +369,7 @@ func (s *stream) writeSnapshot(db *badger.DB) error {
 	parts := (len(raw) + snapshotPart - 1) / snapshotPart
 	for i := range parts {
 		chunk := raw[i*snapshotPart : min((i+1)*snapshotPart, len(raw))]
-		value := encodePart(i, parts, chunk)
+		value := encodePart(s.st.seq, i, parts, chunk)
 		err := db.Update(func(txn *badger.Txn) error {
 			return txn.Set(snapshotKey(s.st.seq, uint16(i)), value)
 		})

@@ -50,8 +50,9 @@ const (
 // Its directory holds numbered generations of it; the highest finished one
 // counts.
 type deadLetters struct {
-	dir string
-	log badgerLog
+	dir    string
+	log    badgerLog
+	copyAt int64 // deadCopyAt
 
 	mu     sync.Mutex // held while the database is written or exchanged
 	db     *badger.DB
@@ -62,48 +63,53 @@ func openDeadLetters(dir string, log badgerLog) (*deadLetters, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
+	if err := finishRebuilds(dir, log); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	d := &deadLetters{dir: dir, log: log}
+	d := &deadLetters{dir: dir, log: log, copyAt: deadCopyAt}
+	var found []string
 	for _, e := range entries {
-		n, err := strconv.Atoi(e.Name())
-		if err != nil {
-			if strings.HasSuffix(e.Name(), copyMark) {
-				// A copy that was not finished; its source is whole.
-				if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-					return nil, err
-				}
+		path := filepath.Join(dir, e.Name())
+		if strings.HasSuffix(e.Name(), copyMark) {
+			// A copy that was not finished; its source is whole.
+			if err := os.RemoveAll(path); err != nil {
+				return nil, err
 			}
 			continue
 		}
+		n, err := strconv.Atoi(e.Name())
+		if err != nil || n < 1 || path != d.path(n) || !e.IsDir() {
+			log.log.Warn("something that is not the queue's lies among the dead letters; it is left alone", "name", e.Name())
+			continue
+		}
+		found = append(found, path)
 		d.number = max(d.number, n)
 	}
-	for _, e := range entries {
-		// A copy was exchanged and its source not yet removed.
-		if n, err := strconv.Atoi(e.Name()); err == nil && n < d.number {
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if d.number == 0 {
-		d.number = 1
-	}
+	d.number = max(d.number, 1)
 	if err := makeDir(d.path(d.number)); err != nil {
 		return nil, err
 	}
-	if err := prepareBadger(d.path(d.number), log); err != nil {
-		return nil, err
-	}
-	if d.db, err = openBadger(badgerOptions(d.path(d.number), log)); err != nil {
+	files := &dbFiles{dir: d.path(d.number), log: log, kinds: deadKinds}
+	if d.db, _, err = files.open(); err != nil {
 		return nil, fmt.Errorf("open dead letters: %w", err)
 	}
-	if err := syncTree(d.path(d.number)); err != nil {
+	err = syncTree(d.path(d.number))
+	for _, path := range found {
+		if path != d.path(d.number) { // it was exchanged for the newer one
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+	}
+	if err == nil {
+		err = d.shrink()
+	}
+	if err != nil {
 		return nil, errors.Join(err, d.db.Close())
 	}
-	return d, d.shrink()
+	return d, nil
 }
 
 // copyMark ends the name of a copy that is being made.
@@ -132,7 +138,11 @@ func decodeDead(value []byte) (*hit.DeadLetter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hit.DecodeDeadLetter(slices.Clone(p))
+	l, err := hit.DecodeDeadLetter(slices.Clone(p))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	return l, nil
 }
 
 // put stores letters, synced.
@@ -209,7 +219,7 @@ func (d *deadLetters) all(ctx context.Context, f DeadFilter) iter.Seq2[*hit.Dead
 // whole database.
 func (d *deadLetters) shrink() error {
 	size := diskUsage(d.path(d.number))
-	if size < deadCopyAt {
+	if size < d.copyAt {
 		return nil
 	}
 	live := int64(0)

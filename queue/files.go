@@ -94,7 +94,10 @@ func readStore(dir string) (uint64, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return 0, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
 	}
-	if s.Format != formatVersion {
+	if s.Format < formatVersion {
+		return 0, fmt.Errorf("%w: %s says format %d", ErrDamaged, path, s.Format)
+	}
+	if s.Format > formatVersion {
 		return 0, fmt.Errorf("%w: %s says format %d, this program knows %d", ErrNewerFormat, path, s.Format, formatVersion)
 	}
 	var generation uint64

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"time"
+
+	"sluice/internal/hit"
 )
 
 // Keys of a shelf: one letter, then big-endian numbers, so that byte order is
@@ -43,6 +45,33 @@ func parseBlockKey(b []byte) (blockKey, bool) {
 	}, true
 }
 
+// ownKey gives the key that a value names itself. It returns [ErrNewerFormat] for
+// a value that a newer version wrote and [errDamaged] for damage.
+func ownKey(value []byte) ([]byte, error) {
+	if len(value) < frameLen {
+		return nil, fmt.Errorf("%w: value of %d bytes", errDamaged, len(value))
+	}
+	p, err := unseal(value, value[1])
+	if err != nil {
+		return nil, err
+	}
+	switch kind := value[1]; {
+	case kind == kindBlock && len(p) >= blockHeaderLen:
+		return blockKeyOf(p).bytes(), nil
+	case kind == kindDelta:
+		if seq, n := binary.Uvarint(p); n > 0 {
+			return deltaKey(seq), nil
+		}
+	case kind == kindSnapshot && len(p) >= partHeaderLen:
+		return snapshotKey(binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint16(p[8:])), nil
+	case kind == kindDead:
+		if l, err := hit.DecodeDeadLetter(p); err == nil {
+			return deadKey(l.ID), nil
+		}
+	}
+	return nil, fmt.Errorf("%w: kind %q", errDamaged, value[1])
+}
+
 func deltaKey(seq uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{prefixDelta}, seq)
 }
@@ -61,9 +90,10 @@ func nextClock(last uint64, now time.Time) uint64 {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Every value starts with this frame: version, kind, CRC32C of the kind and the
+// Every value starts with this frame: version, kind, CRC32C of both and of the
 // payload. Badger's own checksum modes stay off, because they turn one bad bit
-// into a panic or into a silent end of iteration.
+// into a panic or into a silent end of iteration. The payload repeats the key, so
+// that a value is whole without it: Badger protects its keys as little.
 const (
 	formatVersion = 1
 	frameLen      = 6
@@ -77,12 +107,13 @@ const (
 // seal fills the frame at the front of b, whose payload starts at frameLen.
 func seal(b []byte, kind byte) []byte {
 	b[0], b[1] = formatVersion, kind
-	binary.LittleEndian.PutUint32(b[2:], checksum(kind, b[frameLen:]))
+	binary.LittleEndian.PutUint32(b[2:], checksum(b))
 	return b
 }
 
-func checksum(kind byte, payload []byte) uint32 {
-	return crc32.Update(crc32.Checksum([]byte{kind}, castagnoli), castagnoli, payload)
+// checksum covers a framed value but for the checksum itself.
+func checksum(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b[:2], castagnoli), castagnoli, b[frameLen:])
 }
 
 // unseal checks the frame and returns the payload. It returns [ErrNewerFormat]
@@ -93,7 +124,7 @@ func unseal(b []byte, kind byte) ([]byte, error) {
 	}
 	// The version is looked at after the checksum: a flipped bit in it must not
 	// read as a newer format, and the frame has been the same since version 1.
-	if got := checksum(b[1], b[frameLen:]); got != binary.LittleEndian.Uint32(b[2:]) {
+	if got := checksum(b); got != binary.LittleEndian.Uint32(b[2:]) {
 		return nil, fmt.Errorf("%w: checksum %08x", errDamaged, got)
 	}
 	if b[0] != formatVersion {

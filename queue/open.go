@@ -1,7 +1,7 @@
 package queue
 
 import (
-	"encoding/binary"
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,10 +51,12 @@ func openStream(cfg streamConfig) (*stream, error) {
 		return nil, err
 	}
 	s.high = high
-	if err := s.openNewest(); err != nil {
+	l, err := s.openNewest()
+	if err != nil {
 		return nil, errors.Join(err, high.close())
 	}
-	if err := s.settleDoubts(number, seq); err != nil {
+	l.compare(number, seq)
+	if err := s.start(l); err != nil {
 		return nil, errors.Join(err, s.abandon())
 	}
 	s.clock = max(s.st.lastClock, s.current().first.clock-1)
@@ -70,9 +72,29 @@ func (s *stream) abandon() error {
 	return errors.Join(s.current().closeNow(), s.high.close())
 }
 
+// start takes over a loaded state. One that is not what the shelf says is
+// written down, under a sequence number of its own: a snapshot is never written
+// twice, and the gap before it tells a later opening that had to go back behind
+// it that something was repaired here.
+func (s *stream) start(l *load) error {
+	s.st = l.st
+	s.deltasSince = l.bytes
+	for _, t := range s.current().db.Tables() {
+		s.written += int64(t.OnDiskSize)
+	}
+	if !l.repaired {
+		return nil
+	}
+	s.st.seq++
+	return s.writeSnapshot(s.current().db)
+}
+
 // listShelves finds the shelves by their names, oldest first, and finishes
-// removals that were under way.
+// removals and rebuilds that were under way.
 func (s *stream) listShelves() error {
+	if err := finishRebuilds(s.dir, badgerLog{log: s.log, fail: s.fail}); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -84,226 +106,149 @@ func (s *stream) listShelves() error {
 			}
 			continue
 		}
-		if first, ok := parseShelfName(e.Name()); ok && e.IsDir() {
+		first, ok := parseShelfName(e.Name())
+		switch {
+		case ok && e.IsDir():
 			s.shelves = append(s.shelves, s.newShelf(first))
+		case e.Name() != "HIGH":
+			s.log.Error("something that is no shelf lies among the shelves; it is left alone", "name", e.Name())
 		}
 	}
 	slices.SortFunc(s.shelves, func(a, b *shelf) int { return strings.Compare(a.dir, b.dir) })
 	for i := 1; i < len(s.shelves); i++ {
-		if s.shelves[i].first.number < s.shelves[i-1].first.number {
-			return fmt.Errorf("%w: shelf %s begins below the one before it", ErrDamaged, filepath.Base(s.shelves[i].dir))
+		a, b := s.shelves[i-1], s.shelves[i]
+		if b.first.number <= a.first.number {
+			return fmt.Errorf("%w: shelves %s and %s claim the same blocks; move the one that is not this queue's out of %s",
+				ErrDamaged, filepath.Base(a.dir), filepath.Base(b.dir), s.dir)
 		}
 	}
 	return nil
 }
 
-// openNewest opens the shelf to be written and loads the state from it.
-func (s *stream) openNewest() error {
+// openNewest opens the shelf to be written and loads the state.
+func (s *stream) openNewest() (*load, error) {
+	lost := false
 	for len(s.shelves) > 0 {
-		sh := s.shelves[len(s.shelves)-1]
-		st, err := s.openShelf(sh)
-		if err == nil {
-			s.st = st
-			return nil
+		sh := s.current()
+		db, l, err := s.openShelf(sh)
+		if errors.Is(err, errUnfinished) || errors.Is(err, errNothing) {
+			if errors.Is(err, errUnfinished) {
+				s.log.Info("an unfinished shelf is removed; it held no hit", "shelf", filepath.Base(sh.dir))
+			} else {
+				lost = true
+				s.log.Error("nothing in a shelf can be read; it is kept in quarantine", "shelf", filepath.Base(sh.dir))
+			}
+			if _, err := sh.remove(); err != nil {
+				return nil, err
+			}
+			s.shelves = s.shelves[:len(s.shelves)-1]
+			continue
 		}
-		if !errors.Is(err, errIncomplete) {
-			return fmt.Errorf("open shelf %s: %w", filepath.Base(sh.dir), err)
+		if err != nil {
+			return nil, fmt.Errorf("open shelf %s: %w", filepath.Base(sh.dir), err)
 		}
-		// The process died while it began this shelf: nothing is in it.
-		s.log.Info("an unfinished shelf is removed; it held no hit", "shelf", filepath.Base(sh.dir))
-		if _, err := sh.remove(); err != nil {
-			return err
+		sh.write(db)
+		if lost {
+			l.doubt()
 		}
-		s.shelves = s.shelves[:len(s.shelves)-1]
+		return l, nil
 	}
+	return s.firstShelf()
+}
+
+// firstShelf begins the row.
+func (s *stream) firstShelf() (*load, error) {
 	s.st = newState()
 	sh := s.newShelf(blockKey{clock: nextClock(0, s.now()), number: 1})
 	s.shelves = append(s.shelves, sh)
 	if err := makeDir(sh.dir); err != nil {
-		return err
+		return nil, err
 	}
 	if err := sh.openWritable(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.writeSnapshot(sh.db); err != nil {
-		return errors.Join(err, sh.db.Close())
-	}
-	return syncTree(sh.dir)
-}
-
-// openShelf opens a shelf for writing and gives the state that it holds. The
-// shelf is closed again where that fails.
-func (s *stream) openShelf(sh *shelf) (*state, error) {
-	if err := sh.prepare(); err != nil {
-		return nil, err
-	}
-	st, err := s.tryShelf(sh)
-	if err == nil || errors.Is(err, errIncomplete) || errors.Is(err, ErrNewerFormat) {
-		return st, err
-	}
-	if err := sh.rebuild(err); err != nil {
-		return nil, err
-	}
-	return s.tryShelf(sh)
-}
-
-func (s *stream) tryShelf(sh *shelf) (*state, error) {
-	if err := sh.openWritable(); err != nil {
-		return nil, err
-	}
-	st, err := s.loadState(sh.db)
-	if err == nil {
-		err = sh.settleSalvage(st)
-	}
-	if err != nil {
 		return nil, errors.Join(err, sh.closeNow())
 	}
-	return st, nil
+	return &load{s: s, st: s.st}, syncTree(sh.dir)
 }
 
-// encodePart frames one part of a snapshot.
-func encodePart(part, parts int, chunk []byte) []byte {
-	b := make([]byte, frameLen, frameLen+4+len(chunk))
-	b = binary.LittleEndian.AppendUint16(b, uint16(part))
-	b = binary.LittleEndian.AppendUint16(b, uint16(parts))
-	return seal(append(b, chunk...), kindSnapshot)
-}
+var (
+	// errUnfinished: the process died while it began this shelf.
+	errUnfinished = errors.New("unfinished shelf")
+	// errNothing: a shelf was rebuilt, and nothing was left.
+	errNothing = errors.New("nothing is left in the shelf")
+)
 
-// loadState reads the newest whole snapshot and the deltas after it.
-func (s *stream) loadState(db *badger.DB) (*state, error) {
-	txn := db.NewTransaction(false)
-	defer txn.Discard()
-	st, err := loadSnapshot(txn)
+// openShelf opens the newest shelf for writing and loads the state, deriving
+// where it must. The shelf is closed again where that fails.
+func (s *stream) openShelf(sh *shelf) (*badger.DB, *load, error) {
+	files := sh.files()
+	db, rebuilt, err := files.open()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	o := badger.DefaultIteratorOptions
-	o.Prefix = []byte{prefixDelta}
-	it := txn.NewIterator(o)
-	defer it.Close()
-	bytes := int64(0)
-	for it.Seek(deltaKey(st.seq + 1)); it.Valid(); it.Next() {
-		seq := binary.BigEndian.Uint64(it.Item().Key()[1:])
-		var d *delta
-		err := it.Item().Value(func(v []byte) (err error) {
-			bytes += int64(len(v))
-			d, err = decodeDelta(v)
-			return err
-		})
-		if errors.Is(err, errDamaged) || err == nil && seq != st.seq+1 {
-			// What was settled or in flight in the lost transactions is not known:
-			// every unsettled hit so far may have been delivered.
-			s.log.Error("part of the queue's own records is lost; hits that may have been delivered are marked as uncertain",
-				"from", st.seq+1, "to", seq, "err", err)
-			st.doubtUntil = st.lastNumber
-			if d == nil {
-				continue
-			}
-			st.doubtUntil = max(st.doubtUntil, newestOf(d, st.lastNumber))
-		} else if err != nil {
-			return nil, err
+	l, err := s.loadFrom(db)
+	holds, herr := holdsRecords(db)
+	older := len(s.shelves) > 1 || sh.first.number == 1
+	if errors.Is(err, errIncomplete) && !holds && herr == nil && !rebuilt && older {
+		return nil, nil, errors.Join(errUnfinished, db.Close())
+	}
+	if !rebuilt && (isDamage(err) || herr != nil || err == nil && l.repaired) {
+		// The files may prove more than Badger gives.
+		if err := db.Close(); err != nil {
+			return nil, nil, err
 		}
-		st.apply(seq, d)
+		if db, err = files.reopen(cmp.Or(err, herr, errShort)); err != nil {
+			return nil, nil, err
+		}
+		l, err = s.loadFrom(db)
+		if holds, herr = holdsRecords(db); herr != nil {
+			return nil, nil, errors.Join(herr, db.Close())
+		}
 	}
-	s.deltasSince, s.snapshotLen, s.written = bytes, 0, 0
-	for _, t := range db.Tables() {
-		s.written += int64(t.OnDiskSize)
+	if errors.Is(err, errIncomplete) {
+		if !holds && older {
+			return nil, nil, errors.Join(errNothing, db.Close())
+		}
+		l, err = s.derive(db)
 	}
-	return st, s.adopt(txn, st)
+	if err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return db, l, nil
 }
 
-func newestOf(d *delta, last uint64) uint64 {
-	for _, b := range d.blocks {
-		last = max(last, b.number)
-	}
-	return last
-}
-
-// loadSnapshot gives the state of the newest snapshot of which every part is
-// there, or errIncomplete.
-func loadSnapshot(txn *badger.Txn) (*state, error) {
-	o := badger.DefaultIteratorOptions
-	o.Prefix = []byte{prefixSnapshot}
-	o.Reverse = true
-	it := txn.NewIterator(o)
-	defer it.Close()
-	var seq uint64
-	var chunks [][]byte // last part first
-	var damage error
-	for it.Seek([]byte{prefixSnapshot, 0xff}); it.Valid(); it.Next() {
-		key := it.Item().Key()
-		if got := binary.BigEndian.Uint64(key[1:]); got != seq || chunks == nil {
-			seq, chunks = got, [][]byte{}
+// holdsRecords reports whether a shelf holds a block or a delta.
+func holdsRecords(db *badger.DB) (holds bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: a table cannot be read", ErrDamaged)
 		}
-		value, err := it.Item().ValueCopy(nil)
-		if err != nil {
-			return nil, err
+	}()
+	err = db.View(func(txn *badger.Txn) error {
+		o := badger.DefaultIteratorOptions
+		o.PrefetchValues = false
+		it := txn.NewIterator(o)
+		defer it.Close()
+		for _, prefix := range []byte{prefixBlock, prefixDelta} {
+			it.Seek([]byte{prefix})
+			holds = holds || it.ValidForPrefix([]byte{prefix})
 		}
-		p, err := unseal(value, kindSnapshot)
-		if err != nil || len(p) < 4 {
-			if errors.Is(err, ErrNewerFormat) {
-				return nil, err
-			}
-			damage = errors.Join(damage, err)
-			continue
-		}
-		part, parts := int(binary.LittleEndian.Uint16(p)), int(binary.LittleEndian.Uint16(p[2:]))
-		chunks = append(chunks, p[4:])
-		if part != 0 || len(chunks) != parts {
-			continue
-		}
-		slices.Reverse(chunks)
-		return decodeSnapshot(slices.Concat(chunks...))
-	}
-	if damage != nil {
-		return nil, fmt.Errorf("%w: no snapshot can be read: %w", ErrDamaged, damage)
-	}
-	return nil, errIncomplete
-}
-
-// adopt counts blocks that are there although no delta announces them. Only a
-// repaired shelf has such: a lost delta, or a transaction that was torn before
-// it was acknowledged. Both are kept, since one of them is a promise.
-func (s *stream) adopt(txn *badger.Txn, st *state) error {
-	o := badger.DefaultIteratorOptions
-	o.PrefetchValues = false
-	o.Prefix = []byte{prefixBlock}
-	it := txn.NewIterator(o)
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		key, ok := parseBlockKey(it.Item().Key())
-		if !ok || key.number <= st.lastNumber {
-			continue
-		}
-		value, err := it.Item().ValueCopy(nil)
-		if err != nil {
-			return err
-		}
-		b, sets, err := decodeBlock(key, value)
-		if errors.Is(err, errDamaged) {
-			continue // found again, and reported, when it is read
-		}
-		if err != nil {
-			return err
-		}
-		d := &delta{blocks: []blockMeta{{number: key.number, clock: key.clock, hits: b.hits, size: b.size}}}
-		for _, set := range sets {
-			for i := range set.Hits {
-				d.counts = append(d.counts, countChange{key: counterOf(&set.Hits[i]), by: tally{accepted: 1}})
-			}
-		}
-		st.apply(st.seq, d)
-	}
-	return nil
-}
-
-// settleDoubts compares the state with the high-water file. What was committed
-// and is not there was lost by the disk.
-func (s *stream) settleDoubts(number, seq uint64) error {
-	st := s.st
-	if number <= st.lastNumber && seq <= st.seq {
 		return nil
+	})
+	return holds, err
+}
+
+// compare compares the state with the high-water file. What was committed and is
+// not there was lost by the disk.
+func (l *load) compare(number, seq uint64) {
+	st := l.st
+	if number <= st.lastNumber && seq <= st.seq {
+		return
 	}
+	l.s.log.Error("the end of the queue is lost: the disk did not keep what it had synced",
+		"blocks", number-min(number, st.lastNumber), "last", st.lastNumber, "was", number)
 	d := &delta{}
 	if seq > st.seq {
 		d.doubtUntil = st.lastNumber
@@ -313,18 +258,6 @@ func (s *stream) settleDoubts(number, seq uint64) error {
 		// the hole stays visible.
 		d.spans = append(d.spans, span{from: st.lastNumber + 1, to: number, hitsAfter: st.hits, byteAfter: st.bytes})
 	}
-	s.log.Error("the end of the queue is lost: the disk did not keep what it had synced",
-		"blocks", number-min(number, st.lastNumber), "last", st.lastNumber, "was", number)
-	value := encodeDelta(nil, d)
-	next := max(st.seq, seq) + 1
-	st.seq = next - 1
-	if err := s.writeSnapshot(s.current().db); err != nil {
-		return err
-	}
-	err := s.current().db.Update(func(txn *badger.Txn) error { return txn.Set(deltaKey(next), value) })
-	if err != nil {
-		return err
-	}
-	st.apply(next, d)
-	return nil
+	st.apply(max(st.seq, seq)+1, d)
+	l.repaired = true
 }

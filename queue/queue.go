@@ -29,8 +29,8 @@ type Options struct {
 	// ShelfBytes is the size at which a new shelf is begun. 0 means the default;
 	// smaller values serve tests.
 	ShelfBytes int64
-	Log     *slog.Logger
-	Metrics *metrics.Set
+	Log        *slog.Logger
+	Metrics    *metrics.Set
 	// Now is the wall clock; nil means time.Now.
 	Now func() time.Time
 }

@@ -7,11 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/ristretto/v2/z"
+	"golang.org/x/sys/unix"
 )
 
 // What Badger does at opening that this file stands against:
@@ -22,14 +24,99 @@ import (
 //   - a bad entry in a log makes it cut the log there, silently and for good.
 //
 // So the files are looked at first. What Badger may destroy is copied, and the
-// copy is let go only when the numbers in the opened shelf are right. If they are
-// not, or if the files cannot be given to Badger, the shelf is rebuilt from
-// whatever verifies (rebuild.go); the damaged files are kept in quarantine.
+// copy is let go only when the opened database holds every entry that the copy
+// proves. If it does not, or if the files cannot be given to Badger, the database
+// is rebuilt from whatever verifies (rebuild.go); the damaged files are kept in
+// quarantine.
 
-// prepareBadger makes a directory safe to open, or says what is wrong with it.
-// Files of no length hold nothing and are removed.
-func prepareBadger(dir string, log badgerLog) error {
-	entries, err := os.ReadDir(dir)
+// dbFiles are the files of one Badger database while it is closed.
+type dbFiles struct {
+	dir string
+	log badgerLog
+	// kinds are the kinds of values that the database holds.
+	kinds string
+}
+
+const (
+	shelfKinds = string(kindBlock) + string(kindDelta) + string(kindSnapshot)
+	deadKinds  = string(kindDead)
+)
+
+// open opens the database for writing, whatever a crash or a bad disk has left
+// of it, and reports whether it had to be rebuilt. An error that is not damage,
+// such as too few file descriptors, changes nothing.
+func (f *dbFiles) open() (db *badger.DB, rebuilt bool, err error) {
+	if rebuilt, err = f.prepare(); err != nil {
+		return nil, rebuilt, err
+	}
+	db, err = f.openProven()
+	if !isDamage(err) {
+		return db, rebuilt, err
+	}
+	db, err = f.reopen(err)
+	return db, true, err
+}
+
+// settle makes a database that is only read from now on safe to open: logs that
+// a crash has left are flushed into a table.
+func (f *dbFiles) settle() error {
+	if _, err := f.prepare(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(salvageDir(f.dir)); errors.Is(err, fs.ErrNotExist) {
+		return nil // it was closed
+	}
+	db, err := f.openProven()
+	if isDamage(err) {
+		db, err = f.reopen(err)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.Close(), syncTree(f.dir))
+}
+
+// reopen rebuilds the closed database and opens it again.
+func (f *dbFiles) reopen(cause error) (*badger.DB, error) {
+	if err := f.rebuild(cause); err != nil {
+		return nil, err
+	}
+	return f.openProven()
+}
+
+// openProven opens the database and compares it with the copies of what Badger
+// may have destroyed.
+func (f *dbFiles) openProven() (*badger.DB, error) {
+	db, err := openBadger(badgerOptions(f.dir, f.log))
+	if err != nil {
+		return nil, err
+	}
+	if err := f.settleSalvage(db); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+// notDamage are errors that say nothing about the files.
+var notDamage = [...]unix.Errno{
+	unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC, unix.EDQUOT, unix.EACCES, unix.EPERM, unix.EROFS, unix.EAGAIN,
+}
+
+// isDamage reports whether an error of opening is a reason to rebuild. Badger
+// flattens the errors of the system into text.
+func isDamage(err error) bool {
+	if err == nil || errors.Is(err, ErrNewerFormat) || errors.Is(err, ErrNoSpace) {
+		return false
+	}
+	return !slices.ContainsFunc(notDamage[:], func(e unix.Errno) bool {
+		return errors.Is(err, e) || strings.Contains(err.Error(), e.Error())
+	})
+}
+
+// removeEmptyLogs removes log files of no length: they hold nothing, and Badger
+// refuses to open beside one.
+func (f *dbFiles) removeEmptyLogs() error {
+	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return err
 	}
@@ -41,23 +128,19 @@ func prepareBadger(dir string, log badgerLog) error {
 		if err != nil {
 			return err
 		}
-		if info.Size() == 0 {
-			log.log.Info("an empty log file is removed; it held nothing", "file", e.Name(), "shelf", filepath.Base(dir))
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
+		if info.Size() > 0 {
+			continue
+		}
+		f.log.log.Info("an empty log file is removed; it held nothing", "file", e.Name(), "shelf", keptName(f.dir))
+		if err := os.Remove(filepath.Join(f.dir, e.Name())); err != nil {
+			return err
 		}
 	}
-	return inspect(dir)
+	return nil
 }
 
 func hasSuffix(name string, suffixes ...string) bool {
-	for _, s := range suffixes {
-		if strings.HasSuffix(name, s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(name, s) })
 }
 
 // inspect reports why a directory must not be given to Badger: [ErrDamaged].
@@ -66,8 +149,7 @@ func inspect(dir string) error {
 	if err != nil {
 		return err
 	}
-	tables := 0
-	logs := 0
+	tables, logs := 0, 0
 	for _, e := range entries {
 		if hasSuffix(e.Name(), ".sst") {
 			tables++
@@ -84,12 +166,12 @@ func inspect(dir string) error {
 		return fmt.Errorf("%w: MANIFEST is missing", ErrDamaged)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: MANIFEST: %w", ErrDamaged, err)
+		return damageOr(err, "MANIFEST")
 	}
 	for id := range manifest.Tables {
 		path := table.NewFilename(id, dir)
 		if err := inspectTable(path); err != nil {
-			return fmt.Errorf("%w: table %s: %w", ErrDamaged, filepath.Base(path), err)
+			return damageOr(err, "table "+filepath.Base(path))
 		}
 	}
 	// A flush writes the table first, then its line in MANIFEST, then removes the
@@ -99,6 +181,14 @@ func inspect(dir string) error {
 		return fmt.Errorf("%w: MANIFEST names %d of %d tables", ErrDamaged, len(manifest.Tables), tables)
 	}
 	return nil
+}
+
+// damageOr calls an error damage unless it says nothing about the file.
+func damageOr(err error, what string) error {
+	if isDamage(err) {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 func readManifest(dir string) (badger.Manifest, error) {
@@ -113,54 +203,66 @@ func readManifest(dir string) (badger.Manifest, error) {
 
 // inspectTable opens a table as Badger would, with its panics caught.
 func inspectTable(path string) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
-		}
-	}()
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return errors.New("the file is empty")
+	}
 	f, err := z.OpenMmapFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
-	t, err := table.OpenTable(f, tableOptions)
+	defer func() {
+		if p := recover(); p != nil {
+			err = errors.Join(errors.New("its index cannot be read"), f.Close(-1))
+		}
+	}()
+	t, err := table.OpenTable(f, table.Options{ReadOnly: true, BlockSize: 4096})
 	if err != nil {
-		return err
+		return errors.Join(err, f.Close(-1))
 	}
 	return t.Close(-1)
 }
 
-var tableOptions = table.Options{ReadOnly: true, BlockSize: 4096}
+// queueDirOf gives the data directory of the database in dir.
+func queueDirOf(dir string) string { return filepath.Dir(filepath.Dir(dir)) }
 
-func salvageDir(shelfDir string) string {
-	return filepath.Join(filepath.Dir(filepath.Dir(shelfDir)), "salvage", filepath.Base(filepath.Dir(shelfDir))+"-"+filepath.Base(shelfDir))
+// keptName is how a database is called outside its place: stream-shelf.
+func keptName(dir string) string {
+	return filepath.Base(filepath.Dir(dir)) + "-" + filepath.Base(dir)
 }
 
-func quarantineDir(shelfDir string) string {
-	return filepath.Join(filepath.Dir(filepath.Dir(shelfDir)), "quarantine")
-}
+func salvageDir(dir string) string { return filepath.Join(queueDirOf(dir), "salvage", keptName(dir)) }
 
-// prepare makes the shelf safe to open and copies what Badger may destroy: its
-// logs, and tables that its MANIFEST does not name. A shelf that was closed has
-// neither. A shelf that must not be opened is rebuilt.
-func (s *shelf) prepare() error {
-	if _, err := os.Stat(salvageDir(s.dir)); err == nil {
+func quarantineDir(dir string) string { return filepath.Join(queueDirOf(dir), "quarantine") }
+
+// prepare makes the database safe to open and copies what Badger may destroy:
+// its logs, and tables that its MANIFEST does not name. One that was closed has
+// neither. One that must not be opened is rebuilt.
+func (f *dbFiles) prepare() (rebuilt bool, err error) {
+	if _, err := os.Stat(salvageDir(f.dir)); err == nil {
 		// The process died between the copy and the check. The copy is older and
 		// more complete than what is there now.
-		return s.rebuild(errors.New("the opening before this one did not finish"))
+		return true, f.rebuild(errors.New("the opening before this one did not finish"))
 	}
-	if err := prepareBadger(s.dir, s.log); err != nil {
-		if !errors.Is(err, ErrDamaged) {
-			return err
+	if err := f.removeEmptyLogs(); err != nil {
+		return false, err
+	}
+	if err := inspect(f.dir); err != nil {
+		if !isDamage(err) {
+			return false, err
 		}
-		return s.rebuild(err)
+		return true, f.rebuild(err)
 	}
-	entries, err := os.ReadDir(s.dir)
+	entries, err := os.ReadDir(f.dir)
 	if err != nil {
-		return err
+		return false, err
 	}
-	manifest, err := readManifest(s.dir)
+	manifest, err := readManifest(f.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return false, err
 	}
 	var copies []string
 	for _, e := range entries {
@@ -174,15 +276,15 @@ func (s *shelf) prepare() error {
 		}
 	}
 	if len(copies) == 0 {
-		return nil
+		return false, nil
 	}
-	return s.salvage(copies)
+	return false, f.salvage(copies)
 }
 
 // salvage copies files aside. The copy appears under its final name only when
 // it is whole.
-func (s *shelf) salvage(names []string) error {
-	final := salvageDir(s.dir)
+func (f *dbFiles) salvage(names []string) error {
+	final := salvageDir(f.dir)
 	tmp := final + ".tmp"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
@@ -191,14 +293,17 @@ func (s *shelf) salvage(names []string) error {
 		return err
 	}
 	for _, name := range names {
-		if err := copySparse(filepath.Join(s.dir, name), filepath.Join(tmp, name)); err != nil {
+		if err := copySparse(filepath.Join(f.dir, name), filepath.Join(tmp, name)); err != nil {
 			return fmt.Errorf("salvage %s: %w", name, err)
 		}
+	}
+	if err := syncDir(tmp); err != nil {
+		return err
 	}
 	if err := os.Rename(tmp, final); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(final))
+	return syncTree(filepath.Dir(final))
 }
 
 // copySparse copies a file and leaves its holes out: a log is a few megabytes in
@@ -237,22 +342,55 @@ func copySparse(from, to string) error {
 	return errors.Join(out.Truncate(info.Size()), out.Sync(), out.Close())
 }
 
-// settleSalvage lets the copy go once the opened shelf holds everything that the
-// copy can prove. It returns errShort if it does not.
-func (s *shelf) settleSalvage(st *state) error {
-	dir := salvageDir(s.dir)
+// errShort: Badger has dropped something that its files still prove.
+var errShort = errors.New("entries were lost while the database was opened")
+
+// settleSalvage lets the copy go once the opened database holds every entry that
+// the copy proves to have been committed. It returns errShort if it does not.
+func (f *dbFiles) settleSalvage(db *badger.DB) error {
+	dir := salvageDir(f.dir)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	number, seq, err := newestIn(dir)
+	committed, err := lastCommitIn(dir)
 	if err != nil {
 		return err
 	}
-	if number > st.lastNumber || seq > st.seq {
-		return fmt.Errorf("%w: it ends at block %d, its log proves %d", errShort, st.lastNumber, number)
+	lost := 0
+	for e, err := range entriesIn(dir) {
+		if err != nil {
+			return err
+		}
+		if e.version > committed || !f.ours(&e) {
+			continue // of a transaction that was not finished
+		}
+		if !holds(db, e) {
+			lost++
+		}
+	}
+	if lost > 0 {
+		return fmt.Errorf("%w: %d", errShort, lost)
 	}
 	return errors.Join(os.RemoveAll(dir), syncDir(filepath.Dir(dir)))
 }
 
-// errShort: Badger has dropped something that its files still prove.
-var errShort = errors.New("a shelf lost its end while it was opened")
+// holds reports whether the database knows an entry's key as of the entry's
+// version; a key that was deleted later is known, too.
+func holds(db *badger.DB, e entry) (ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			ok = false
+		}
+	}()
+	txn := db.NewTransaction(false)
+	defer txn.Discard()
+	if item, err := txn.Get(e.key); err == nil && item.Version() >= e.version {
+		return true
+	}
+	o := badger.DefaultIteratorOptions
+	o.AllVersions, o.PrefetchValues = true, false
+	it := txn.NewKeyIterator(e.key, o)
+	defer it.Close()
+	it.Rewind()
+	return it.Valid() && it.Item().Version() >= e.version
+}

@@ -56,6 +56,11 @@ type badgerLog struct {
 }
 
 func (l badgerLog) Errorf(format string, args ...any) {
+	if strings.HasPrefix(format, "Unable to read: Key") || strings.HasPrefix(format, "Key: %v, Version") {
+		// One damaged entry: the reader finds that it does not verify.
+		l.log.Debug("store", "text", "an entry cannot be read")
+		return
+	}
 	err := fmt.Errorf("badger: "+strings.TrimSpace(format), args...)
 	if l.fail != nil {
 		l.fail(err)
@@ -79,10 +84,17 @@ type shelf struct {
 
 	mu       sync.Mutex
 	db       *badger.DB // nil when closed
+	sound    bool       // this process has opened it before
 	writable bool
 	readers  int
 	removed  bool
+	hint     blockKey // of a block read lately: where to begin the next time
+
+	asideMu sync.Mutex
+	aside   asideBlocks // what was last read without Badger
 }
+
+func (s *shelf) files() *dbFiles { return &dbFiles{dir: s.dir, log: s.log, kinds: shelfKinds} }
 
 func shelfName(first blockKey) string {
 	return fmt.Sprintf("%016x-%016x", first.clock, first.number)
@@ -97,17 +109,21 @@ func parseShelfName(name string) (blockKey, bool) {
 	return k, true
 }
 
-// openWritable opens the shelf for writing. prepare has already looked after
-// what an unclean stop may have left (see recover.go).
+// openWritable opens a shelf that was just made.
 func (s *shelf) openWritable() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	db, err := openBadger(badgerOptions(s.dir, s.log))
 	if err != nil {
 		return err
 	}
-	s.db, s.writable = db, true
+	s.write(db)
 	return nil
+}
+
+// write makes db, opened by the caller, the shelf's database for writing.
+func (s *shelf) write(db *badger.DB) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.db, s.writable, s.sound = db, true, true
 }
 
 // openBadger opens a database. A failing open may leave a zero-length file that
@@ -161,7 +177,8 @@ func (s *shelf) closeNow() error {
 // errRemoved: the shelf has been drained and removed while a reader wanted it.
 var errRemoved = errors.New("shelf removed")
 
-// acquire gives the open database for reading; release ends that.
+// acquire gives the open database for reading; release ends that. A shelf that
+// the process before this one did not close is recovered first.
 func (s *shelf) acquire() (*badger.DB, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,17 +186,9 @@ func (s *shelf) acquire() (*badger.DB, error) {
 		return nil, errRemoved
 	}
 	if s.db == nil {
-		db, err := openBadger(badgerOptions(s.dir, s.log).WithReadOnly(true))
-		if errors.Is(err, badger.ErrTruncateNeeded) {
-			// The process died before this shelf was closed.
-			if err = s.closeCleanlyLocked(); err == nil {
-				db, err = openBadger(badgerOptions(s.dir, s.log).WithReadOnly(true))
-			}
-		}
-		if err != nil {
+		if err := s.openForReadingLocked(); err != nil {
 			return nil, fmt.Errorf("open shelf %s for reading: %w", filepath.Base(s.dir), err)
 		}
-		s.db = db
 	}
 	s.readers++
 	return s.db, nil
@@ -192,16 +201,28 @@ func (s *shelf) release() error {
 	return s.closeIdleLocked()
 }
 
-// closeCleanlyLocked opens and closes an unclean shelf, which flushes its log.
-func (s *shelf) closeCleanlyLocked() error {
-	db, err := openBadger(badgerOptions(s.dir, s.log))
+// openForReadingLocked opens a shelf that is no longer written. The first time,
+// what a crash or a bad disk has left of it is recovered.
+func (s *shelf) openForReadingLocked() error {
+	files := s.files()
+	if !s.sound {
+		if err := files.settle(); err != nil {
+			return err
+		}
+	}
+	o := badgerOptions(s.dir, s.log).WithReadOnly(true)
+	db, err := openBadger(o)
+	if !s.sound && isDamage(err) {
+		if err := files.rebuild(err); err != nil {
+			return err
+		}
+		db, err = openBadger(o)
+	}
 	if err != nil {
 		return err
 	}
-	if err := db.Close(); err != nil {
-		return err
-	}
-	return syncTree(s.dir)
+	s.db, s.sound = db, true
+	return nil
 }
 
 // goneMark precedes the name of a shelf whose removal has begun.

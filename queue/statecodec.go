@@ -28,9 +28,10 @@ const (
 	tagFoldedSite = 34
 )
 
-// encodeDelta gives the value of a delta.
-func encodeDelta(buf []byte, d *delta) []byte {
+// encodeDelta gives the value of the delta with a sequence number.
+func encodeDelta(buf []byte, seq uint64, d *delta) []byte {
 	w := writer{append(buf[:0], make([]byte, frameLen)...)}
+	w.u(seq)
 	for _, b := range d.blocks {
 		w.u(tagBlock, b.number, b.clock, uint64(b.hits), uint64(b.size))
 	}
@@ -67,14 +68,17 @@ func encodeDelta(buf []byte, d *delta) []byte {
 	return seal(w.b, kindDelta)
 }
 
-// decodeDelta reads a delta's value.
-func decodeDelta(value []byte) (*delta, error) {
+// decodeDelta reads a delta's value, which must be the one of a sequence number.
+func decodeDelta(seq uint64, value []byte) (*delta, error) {
 	p, err := unseal(value, kindDelta)
 	if err != nil {
 		return nil, err
 	}
 	r := reader{b: p}
 	d := &delta{}
+	if own := r.u(); own != seq {
+		r.fail("delta %d stands under the key of delta %d", own, seq)
+	}
 	for len(r.b) > 0 && r.err == nil {
 		switch tag := r.u(); tag {
 		case tagBlock:

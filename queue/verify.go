@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -71,21 +72,34 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 
 // Verify checks the queue in dir while no process has it open. It works on a
 // copy of everything that opening could change, in a temporary directory beside
-// it; what is never written again is linked, not copied. It returns [ErrLocked]
-// while a process has the queue open, [ErrNotFound] when there is none.
+// it; what is never written again is linked, not copied. What opening the copy
+// had to repair is among the problems. It returns [ErrLocked] while a process has
+// the queue open, [ErrNotFound] when there is none.
 func Verify(ctx context.Context, dir string) (*Report, error) {
 	var report *Report
-	err := WithCopy(dir, func(q *Queue) (err error) {
+	var repairs errorTexts
+	err := withCopy(dir, slog.New(&repairs), func(q *Queue) (err error) {
 		report, err = verify(ctx, q)
 		return err
 	})
-	return report, err
+	if err != nil {
+		return nil, err
+	}
+	report.Problems = append(repairs.list(), report.Problems...)
+	return report, nil
 }
 
 // WithCopy opens a copy of the queue in dir, for reading it while no process has
 // it open, and calls use with it. The copy is removed afterwards, and the queue
 // in dir is as it was.
-func WithCopy(dir string, use func(*Queue) error) (err error) {
+func WithCopy(dir string, use func(*Queue) error) error {
+	return withCopy(dir, slog.New(slog.DiscardHandler), use)
+}
+
+// copyPrefix begins the names of copies.
+const copyPrefix = "verify-"
+
+func withCopy(dir string, log *slog.Logger, use func(*Queue) error) (err error) {
 	if _, err := os.Stat(filepath.Join(dir, "store.json")); err != nil {
 		return fmt.Errorf("%w: no queue in %s", ErrNotFound, dir)
 	}
@@ -94,7 +108,10 @@ func WithCopy(dir string, use func(*Queue) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	tmp, err := os.MkdirTemp(dir, "verify-")
+	if err := removeCopies(dir); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(dir, copyPrefix)
 	if err != nil {
 		return err
 	}
@@ -102,15 +119,65 @@ func WithCopy(dir string, use func(*Queue) error) (err error) {
 	if err := copyQueue(dir, tmp); err != nil {
 		return fmt.Errorf("copy the queue: %w", err)
 	}
-	q, err := Open(Options{
-		Dir: tmp, Reserve: 1, Metrics: metrics.NewSet(), Now: time.Now,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
+	q, err := Open(Options{Dir: tmp, Reserve: 1, Metrics: metrics.NewSet(), Now: time.Now, Log: log})
 	if err != nil {
 		return err
 	}
 	return errors.Join(use(q), q.Close())
 }
+
+// removeCopies removes what a killed process has left of its copies. The caller
+// holds the lock.
+func removeCopies(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, copyPrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove a copy that was left: %w", err)
+		}
+	}
+	return nil
+}
+
+// errorTexts is a log handler that keeps what an operator must know.
+type errorTexts struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (e *errorTexts) list() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.texts)
+}
+
+// Enabled is part of [slog.Handler].
+func (e *errorTexts) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelError
+}
+
+// Handle is part of [slog.Handler].
+func (e *errorTexts) Handle(_ context.Context, r slog.Record) error {
+	text := r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key != "kept_in" { // it is removed with the copy
+			text += fmt.Sprintf(" %s=%v", a.Key, a.Value)
+		}
+		return true
+	})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.texts = append(e.texts, "opening: "+text)
+	return nil
+}
+
+// WithAttrs is part of [slog.Handler]; the attributes are not of interest.
+func (e *errorTexts) WithAttrs([]slog.Attr) slog.Handler { return e }
+
+// WithGroup is part of [slog.Handler].
+func (e *errorTexts) WithGroup(string) slog.Handler { return e }
 
 // copyQueue links tables, which are never changed in place but for being cut
 // when they are dropped, and copies the rest. Tables of a shelf that was not
@@ -131,21 +198,21 @@ func copyQueue(from, to string) error {
 				return filepath.SkipDir
 			}
 			return os.MkdirAll(target, 0o700)
-		case rel == "LOCK" || rel == "BALLAST":
+		case rel == "LOCK" || rel == "BALLAST" || !e.Type().IsRegular():
 			return nil
-		case hasSuffix(path, ".sst") && closedCleanly(filepath.Dir(path)):
-			return os.Link(path, target)
+		case hasSuffix(path, ".sst"):
+			if clean, err := closedCleanly(filepath.Dir(path)); err != nil {
+				return err
+			} else if clean {
+				return os.Link(path, target)
+			}
 		}
 		return copySparse(path, target)
 	})
 }
 
 // closedCleanly: a shelf without a log was closed, and opening it drops nothing.
-func closedCleanly(dir string) bool {
-	for _, e := range readNames(dir) {
-		if hasSuffix(e.Name(), ".mem") {
-			return false
-		}
-	}
-	return true
+func closedCleanly(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return hasSuffix(e.Name(), ".mem") }), err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // ErrCorrupt reports bytes that are not what this package wrote.
@@ -17,6 +18,9 @@ const (
 	flagObject = 1 << 0
 	flagTheirs = 1 << 1
 )
+
+// minHit is the length of the shortest encoded hit: flags and four varints.
+const minHit = 5
 
 // AppendRequestSet appends the encoding of s to b. The layout is that of
 // docs/format.md, "Request set", version 1; the version stands in the block that
@@ -76,9 +80,8 @@ func DecodeRequestSet(b []byte) (*RequestSet, []byte, error) {
 	s := &RequestSet{ReceivedAt: int64(d.uint64())}
 	d.environment(&s.Environment)
 	n := d.uvarint()
-	// A hit takes five bytes at least, so a larger count is damage, not a reason
-	// to allocate.
-	if n > uint64(len(d.rest)) {
+	// A larger count is damage, not a reason to allocate.
+	if n > uint64(len(d.rest)/minHit) {
 		d.fail("hit count %d", n)
 	}
 	if d.err != nil {
@@ -115,13 +118,13 @@ func DecodeDeadLetter(b []byte) (*DeadLetter, error) {
 	l := &DeadLetter{}
 	l.ID.Generation = d.uint64()
 	l.ID.Block = d.uvarint()
-	l.ID.Index = uint32(d.uvarint())
+	l.ID.Index = uint32(d.uvarintUpTo(math.MaxUint32))
 	l.ReceivedAt = int64(d.uint64())
 	l.BuriedAt = int64(d.uint64())
 	d.environment(&l.Environment)
 	d.hit(&l.Hit)
 	l.Reason = string(d.bytes())
-	l.Status = int(d.uvarint())
+	l.Status = int(d.uvarintUpTo(math.MaxInt32))
 	l.Answer = d.bytes()
 	if d.err == nil && len(d.rest) != 0 {
 		d.fail("%d bytes after a dead letter", len(d.rest))
@@ -205,6 +208,15 @@ func (d *decoder) uvarint() uint64 {
 		return 0
 	}
 	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) uvarintUpTo(limit uint64) uint64 {
+	v := d.uvarint()
+	if v > limit {
+		d.fail("number %d is too large", v)
+		return 0
+	}
 	return v
 }
 

@@ -51,7 +51,11 @@ func ParseID(s string) (ID, error) {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return ID{}, ErrBadID
 	}
-	return ID{Generation: generation, Block: block, Index: uint32(index)}, nil
+	id := ID{Generation: generation, Block: block, Index: uint32(index)}
+	if id.String() != s {
+		return ID{}, ErrBadID // one id has one text
+	}
+	return id, nil
 }
 
 // Form says how a hit's parameters were written.

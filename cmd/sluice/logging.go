@@ -1,0 +1,26 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+)
+
+// newLogger makes the one logger. Lines go to standard error; auto is text for a
+// human at a terminal and JSON for everything that collects lines.
+func newLogger(w io.Writer, format, level string) *slog.Logger {
+	var l slog.Level
+	if l.UnmarshalText([]byte(level)) != nil {
+		l = slog.LevelInfo // Settings allow nothing else; a wrong level must not silence errors.
+	}
+	options := &slog.HandlerOptions{Level: l, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		// Durations are read by people: "5s", not nanoseconds.
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}}
+	if format == "json" || format == "auto" && !isTerminal(w) {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}

@@ -1,0 +1,402 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/alecthomas/kong"
+
+	"sluice/internal/admin"
+	"sluice/internal/config"
+	"sluice/internal/hit"
+	"sluice/internal/sdnotify"
+	"sluice/proxy"
+	"sluice/queue"
+	"sluice/sink"
+)
+
+type serveCommand struct {
+	config.Settings
+}
+
+// Run runs the edge until it is told to stop.
+func (c *serveCommand) Run(o *printer, l *config.Loader, k *kong.Context) error {
+	c.Complete(o.env)
+	secrets, faults, warnings := l.Check(k, &c.Settings)
+	if len(faults) > 0 {
+		return settingsFailure(faults, l)
+	}
+	log := newLogger(o.stderr, string(c.Log.Format), string(c.Log.Level))
+	for _, w := range warnings {
+		log.Warn("a setting is doubtful", "setting", w.Setting, "why", w.Why())
+	}
+	return serve(o, &c.Settings, secrets, log)
+}
+
+// An edge is everything that serve builds. Its parts meet here and nowhere else.
+type edge struct {
+	*printer
+	settings    *config.Settings
+	secrets     config.Secrets
+	log         *slog.Logger
+	begun       time.Time
+	notify      *sdnotify.Notifier
+	set         *metrics.Set
+	queue       *queue.Queue
+	sink        *sink.Sink
+	proxy       *proxy.Server
+	admin       *admin.Server
+	adminAddr   string
+	fingerprint string // of the self-signed certificate
+	stopping    atomic.Bool
+}
+
+// serve builds the edge, lives through it and takes it down: settings, queue,
+// private listener (live, not ready), sink, public listener, ready.
+func serve(o *printer, s *config.Settings, secrets config.Secrets, log *slog.Logger) error {
+	limitMemory(o.env)
+	e := &edge{
+		printer: o, settings: s, secrets: secrets, log: log, begun: o.now(),
+		notify: sdnotify.New(o.env, o.pid), set: metrics.NewSet(),
+	}
+	defer e.notify.Close()
+	if err := e.openQueue(); err != nil {
+		return err
+	}
+	err := e.build()
+	if err == nil {
+		err = e.live()
+	}
+	if errors.Is(err, errFailedDisk) || errors.Is(err, errSecondSignal) {
+		// Nothing is closed: what runs still uses it, and a failed disk must not be
+		// synced again. The process ends now.
+		return err
+	}
+	pending := e.queue.Stats().Pending
+	// The key is good for this run only; a stale one does no harm.
+	_ = os.Remove(filepath.Join(s.DataDir, controlFile))
+	if closeErr := e.queue.Close(); closeErr != nil {
+		err = errors.Join(err, &failure{exitFailed, "close the queue", closeErr, ""})
+	}
+	log.Info("stopped; what waits is kept on disk", "pending", pending)
+	return err
+}
+
+// openQueue opens what is kept, and writes the control key once the directory is
+// known to be ours.
+func (e *edge) openQueue() error {
+	dir := e.settings.DataDir
+	if err := makeDataDir(dir); err != nil {
+		return &failure{exitFailed, "data directory " + dir, err, "chown it to the user that Sluice runs as, or another --data-dir"}
+	}
+	q, err := queue.Open(queue.Options{
+		Dir: dir, Reserve: int64(e.settings.Queue.Reserve), MaxSize: int64(e.settings.Queue.MaxSize),
+		Log: e.log.With("part", "queue"), Metrics: e.set,
+	})
+	if err != nil {
+		return queueFailure(dir, err)
+	}
+	e.queue = q
+	return nil
+}
+
+// makeDataDir makes the data directory, and makes that durable, so that hits cannot
+// be lost with the directory that holds them.
+func makeDataDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for parent := filepath.Dir(filepath.Clean(dir)); ; parent = filepath.Dir(parent) {
+		f, err := os.Open(parent)
+		if errors.Is(err, os.ErrPermission) {
+			return nil // Not ours, so it was there before.
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+		if parent == filepath.Dir(parent) {
+			return nil
+		}
+	}
+}
+
+// queueFailure says what to do about a queue that cannot be opened.
+func queueFailure(dir string, err error) error {
+	what, try := "data directory "+dir, ""
+	switch {
+	case errors.Is(err, queue.ErrLocked):
+		try = "sluice queue stats, to see the Sluice that uses it; or another --data-dir"
+	case errors.Is(err, queue.ErrNewerFormat):
+		try = "the newer version of Sluice again; docs/operations.md, \"Downgrade\""
+	case errors.Is(err, queue.ErrNoSpace):
+		try = "free some disk space; delete nothing in the data directory"
+	case errors.Is(err, queue.ErrDamaged):
+		try = "sluice queue verify --data-dir " + dir + "; copy the directory before anything else"
+	}
+	return &failure{exitFailed, what, err, try}
+}
+
+// build makes the parts; nothing runs yet, but the private address is bound.
+func (e *edge) build() error {
+	key, err := writeControlKey(e.settings.DataDir)
+	if err != nil {
+		return &failure{exitFailed, "data directory " + e.settings.DataDir, err, ""}
+	}
+	if e.sink, err = sink.New(sinkConfig(e.settings, e.secrets, e.queue), e.queue, e.log, e.set); err != nil {
+		return &failure{exitSettings, "settings", err, "sluice check"}
+	}
+	if err := e.buildProxy(); err != nil {
+		return err
+	}
+	return e.buildAdmin(key)
+}
+
+// sinkConfig translates the settings; q is nil where nothing is fed.
+func sinkConfig(s *config.Settings, secrets config.Secrets, q *queue.Queue) sink.Config {
+	c := sink.Config{
+		Endpoint: s.Matomo.URL.String() + "/matomo.php",
+		Token:    secrets.MatomoToken.Reveal(),
+		DSN:      secrets.MySQLDSN.Reveal(), TablesPrefix: s.MySQL.TablesPrefix,
+		Lanes: s.Sink.Lanes, BatchHits: s.Sink.BatchHits, BatchBytes: int(s.Sink.BatchBytes), OnUnknown: string(s.Sink.OnUnknown),
+		RequestTimeout: s.Sink.RequestTimeout, Grace: s.Shutdown.Grace, ProbeInterval: s.Sink.ProbeInterval,
+	}
+	if q != nil {
+		c.Pending = func() int64 { return q.Stats().Pending }
+	}
+	return c
+}
+
+func (e *edge) buildProxy() error {
+	s := e.settings
+	files := raiseFiles(e.log)
+	connections := capConnections(s.Proxy.MaxConnections, files)
+	if connections < s.Proxy.MaxConnections {
+		e.log.Warn("the limit on open files lowers the number of connections", "connections", connections, "files", files)
+	}
+	certificates, err := e.certificates()
+	if err != nil {
+		return &failure{exitSettings, "settings", err, "sluice check"}
+	}
+	trusted := make([]netip.Prefix, len(s.Proxy.Trusted))
+	for i, p := range s.Proxy.Trusted {
+		trusted[i] = netip.Prefix(p)
+	}
+	https, http := string(s.Listen), string(s.ListenHTTP)
+	if s.TLS.Mode == "off" && https != "" {
+		https, http = "", https
+	}
+	e.proxy, err = proxy.New(proxy.Config{
+		Listen: https, ListenHTTP: http, TLSConfig: certificates,
+		Upstream: s.Matomo.URL.URL, Trusted: trusted, Expose: string(s.Proxy.Expose),
+		Limits: proxy.Limits{
+			HeaderBytes: int(s.Proxy.MaxHeader), BodyBytes: int64(s.Proxy.MaxBody), BodyMemory: int64(s.Proxy.BodyMemory),
+			Connections: connections, HeaderTimeout: s.Proxy.HeaderTimeout, BodyTimeout: s.Proxy.BodyTimeout,
+			WriteTimeout: s.Proxy.WriteTimeout, IdleTimeout: s.Proxy.IdleTimeout, ProxyTimeout: s.Proxy.ForwardTimeout,
+		},
+		CookieIgnoreName: s.Matomo.CookieIgnore, CookieVisitorName: s.Matomo.CookieVisitor,
+		CustomTimestampAge: s.Matomo.CustomTimestamp,
+		ShutdownDelay:      s.Shutdown.Delay, Grace: s.Shutdown.Grace,
+		PassThrough: e.passThrough, Ready: e.queue.Ready,
+	}, appender{e.queue}, sites{e.sink.Sites()}, e.log, e.set)
+	if err != nil {
+		return &failure{exitSettings, "settings", err, "sluice check"}
+	}
+	return nil
+}
+
+// certificates gives what the HTTPS listener shows, nil without one.
+func (e *edge) certificates() (*tls.Config, error) {
+	s := e.settings
+	switch {
+	case s.TLS.Mode == "off" || s.Listen == "":
+		return nil, nil
+	case s.TLS.Mode == "files":
+		return proxy.LoadFiles(s.TLS.CertFile, s.TLS.KeyFile, e.log.With("part", "proxy"))
+	}
+	c, fingerprint, err := proxy.SelfSigned(filepath.Join(s.DataDir, "tls"))
+	e.fingerprint = fingerprint
+	return c, err
+}
+
+// passThrough allows a hit straight to Matomo, past a full queue: only while Matomo
+// takes hits and none of the site waits, since it would overtake those.
+func (e *edge) passThrough(site int64) bool {
+	return e.sink.Healthy() && e.queue.PendingOf(site) == 0
+}
+
+func (e *edge) buildAdmin(key string) error {
+	s := e.settings
+	hosts := make([]string, len(s.AdminHosts))
+	for i, h := range s.AdminHosts {
+		hosts[i] = string(h)
+	}
+	room := queueRoom{e.queue}
+	var err error
+	e.admin, err = admin.New(admin.Config{
+		Listen: string(s.Admin.Listen), Hosts: hosts, Token: e.secrets.AdminToken.Reveal(), Control: key,
+		Edge: s.EdgeID, Version: build().Version,
+	}, admin.Parts{
+		Queue: room, Reader: room, DeadLetters: room, Drain: drainRoom{e.sink}, Checks: e.checks(),
+		Metrics: []*metrics.Set{e.set}, Log: e.log.With("part", "admin"),
+	})
+	if err != nil {
+		return err
+	}
+	addr, err := e.admin.Listen()
+	if err != nil {
+		return &failure{exitFailed, "start", err, "another --admin.listen"}
+	}
+	e.adminAddr = addr.String()
+	return nil
+}
+
+// checks is what readiness depends on: being able to store, and not stopping.
+// Matomo is not among them.
+func (e *edge) checks() []admin.Check {
+	return []admin.Check{
+		{Name: "queue", Probe: e.queue.Ready},
+		{Name: "listener", Probe: func() error {
+			select {
+			case <-e.proxy.Started():
+				return nil
+			default:
+				return errors.New("the public listener is not open yet")
+			}
+		}},
+		{Name: "running", Probe: func() error {
+			if e.stopping.Load() {
+				return errors.New("Sluice is stopping")
+			}
+			return nil
+		}},
+	}
+}
+
+// statusInterval is how often systemd gets a new sentence.
+const statusInterval = 10 * time.Second
+
+// live runs the parts until something ends them.
+func (e *edge) live() error {
+	interval := statusInterval
+	if watchdog := e.notify.Interval(); watchdog > 0 {
+		interval = min(interval, watchdog)
+	}
+	l := &life{
+		parts: []part{
+			{name: "admin", run: e.admin.Run},
+			{name: "sink", run: e.sink.Run},
+			{name: "proxy", run: e.proxy.Run, up: e.proxy.Started()},
+		},
+		signals: e.signals, failed: e.queue.Failed(), ready: e.ready, interval: interval,
+		stopping: func(why string) {
+			e.stopping.Store(true)
+			e.notify.Stopping("stopping: " + why)
+			e.log.Info("stopping", "why", why, "delay", e.settings.Shutdown.Delay, "grace", e.settings.Shutdown.Grace)
+		},
+		hangup: func() { e.log.Warn("SIGHUP changes nothing: settings are read at the start only") },
+		beat: func() {
+			e.notify.Alive()
+			e.notify.Status(e.sentence())
+		},
+	}
+	err := l.live()
+	switch {
+	case errors.Is(err, errFailedDisk):
+		e.stopping.Store(true)
+		e.notify.Stopping("the disk failed")
+		e.log.Error("the disk failed; stopping at once, what was acknowledged is kept", "err", e.queue.Err())
+		return &failure{exitFailed, "data directory " + e.settings.DataDir, errors.Join(err, e.queue.Err()), "docs/operations.md, \"SluiceSyncFailed\""}
+	case errors.Is(err, errSecondSignal):
+		e.log.Warn("stopping at once", "err", err)
+		return &failure{exitFailed, "stop", err, ""}
+	case err != nil:
+		return &failure{exitFailed, "stopped", err, ""}
+	}
+	return nil
+}
+
+// sentence is what "systemctl status" shows.
+func (e *edge) sentence() string {
+	st, drain := e.queue.Stats(), e.sink.Status()
+	text := fmt.Sprintf("%s; %s hits waiting", drain.State, number(st.Pending))
+	if st.OldestReceivedAt != 0 {
+		text += ", the oldest for " + span(e.now().Sub(time.Unix(0, st.OldestReceivedAt)))
+	}
+	return text
+}
+
+// appender gives the queue to the proxy. It marks the error after which hits may be
+// on disk all the same, so that they go no other way.
+type appender struct{ *queue.Queue }
+
+// Append is part of [proxy.Appender].
+func (a appender) Append(ctx context.Context, sets ...*hit.RequestSet) error {
+	err := a.Queue.Append(ctx, sets...)
+	if errors.Is(err, queue.ErrStopped) {
+		return uncertainError{err}
+	}
+	return err
+}
+
+// An uncertainError says that hits may have been stored although they were not
+// acknowledged.
+type uncertainError struct{ error }
+
+// Uncertain is what [proxy.Appender] asks for.
+func (uncertainError) Uncertain() bool { return true }
+
+// Unwrap gives the queue's own error.
+func (e uncertainError) Unwrap() error { return e.error }
+
+// sites gives what the sink knows of sites to the proxy.
+type sites struct{ *sink.Sites }
+
+// Lookup is part of [proxy.Sites].
+func (s sites) Lookup(ctx context.Context, site int64) proxy.SiteAnswer {
+	switch s.Sites.Lookup(ctx, site) {
+	case sink.SiteExists:
+		return proxy.SiteExists
+	case sink.SiteAbsent:
+		return proxy.SiteAbsent
+	}
+	return proxy.SiteUnknown
+}
+
+// tryDSN reads the account on MySQL without asking anybody.
+func tryDSN(s *config.Settings, secrets config.Secrets) error {
+	_, err := sink.New(sinkConfig(s, secrets, nil), nil, slog.New(slog.DiscardHandler), metrics.NewSet())
+	return err
+}
+
+// askAround asks Matomo and MySQL.
+func askAround(ctx context.Context, s *config.Settings, secrets config.Secrets) ([]finding, error) {
+	if s.Matomo.URL.URL == nil {
+		return nil, errNoURL
+	}
+	snk, err := sink.New(sinkConfig(s, secrets, nil), nil, slog.New(slog.DiscardHandler), metrics.NewSet())
+	if err != nil {
+		return nil, err
+	}
+	subjects := map[string]string{"matomo": s.Matomo.URL.String(), "token": s.Matomo.TokenFile, "mysql": s.MySQL.DSNFile}
+	var findings []finding
+	for _, f := range snk.Check(ctx) {
+		findings = append(findings, finding{f.Name, subjects[f.Name], string(f.Level), f.Text, strings.TrimSpace(f.Try)})
+	}
+	return ordered(findings), nil
+}

@@ -1,0 +1,76 @@
+package admin
+
+// A MetricType is the word that the text format has for it.
+type MetricType string
+
+// The types in use. A histogram has buckets with the label le.
+const (
+	CounterType   MetricType = "counter"
+	GaugeType     MetricType = "gauge"
+	HistogramType MetricType = "histogram"
+)
+
+// A Metric is one family of samples.
+type Metric struct {
+	Name string
+	Type MetricType
+	Help string
+}
+
+// Table is every metric that Sluice exports, with the words that /metrics and
+// docs/operations.md say about it. It is never changed at run time.
+var Table = []Metric{
+	{"sluice_build_info", GaugeType, "Always 1; the labels say which version runs and what built it."},
+
+	{"sluice_proxy_hits_total", CounterType, "Hits by what became of them at arrival: stored (durable before the answer), passed (went straight to Matomo), refused (not stored, and the client was told so), dropped (not to be tracked, as Matomo would decide)."},
+	{"sluice_proxy_requests_total", CounterType, "Requests on the public listener by status code."},
+	{"sluice_proxy_request_seconds", HistogramType, "Time from a tracking request being read to its answer, in seconds."},
+	{"sluice_proxy_bad_input_total", CounterType, "Requests that were refused for what they contain, by reason."},
+
+	{"sluice_proxy_connections", GaugeType, "Open connections on the public listener."},
+	{"sluice_proxy_fast_requests_total", CounterType, "Tracking requests that took the short way, without Go's HTTP server."},
+	{"sluice_proxy_handed_connections_total", CounterType, "Connections that were handed to Go's HTTP server, for anything but plain tracking."},
+
+	{"sluice_queue_accepted_hits_total", CounterType, "Hits stored durably since the start."},
+	{"sluice_queue_settled_hits_total", CounterType, "Hits that were done with since the start: delivered, invalid (Matomo counted them so), or dead (buried)."},
+	{"sluice_queue_dead_hits_total", CounterType, "Hits buried since the start, by reason."},
+	{"sluice_queue_pending_hits", GaugeType, "Hits that wait for Matomo."},
+	{"sluice_queue_pending_bytes", GaugeType, "Their size in bytes, as stored."},
+	{"sluice_queue_oldest_age_seconds", GaugeType, "Age of the oldest waiting hit in seconds; 0 when none waits."},
+	{"sluice_queue_sum_difference_hits", GaugeType, "accepted - delivered - invalid - dead - pending, with pending counted on its own: anything but 0 is a fault."},
+	{"sluice_queue_sync_seconds", HistogramType, "Time of one synced commit to disk, in seconds."},
+	{"sluice_queue_group_hits", HistogramType, "Hits that shared one commit."},
+	{"sluice_queue_sync_errors_total", CounterType, "Commits or syncs that failed. The first one stops Sluice."},
+	{"sluice_queue_damaged_blocks", GaugeType, "Blocks that could not be read and were set aside."},
+	{"sluice_queue_missing_blocks", GaugeType, "Blocks that the numbering says there were and that are not there: acknowledged hits are lost."},
+	{"sluice_queue_dead_hits", GaugeType, "Hits that are buried now."},
+	{"sluice_queue_disk_bytes", GaugeType, "Disk space that the queue takes, in bytes."},
+	{"sluice_queue_free_bytes", GaugeType, "Free disk space above the reserve, in bytes."},
+
+	{"sluice_sink_state", GaugeType, "1 on the state that Matomo is fed in (sending, holding, trying, paused) and its reason."},
+	{"sluice_sink_batches_total", CounterType, "Requests to Matomo by verdict on its answer."},
+	{"sluice_sink_batch_seconds", HistogramType, "Time Matomo took to answer a batch, in seconds."},
+	{"sluice_sink_batch_hits", HistogramType, "Hits in a batch."},
+	{"sluice_sink_lanes", GaugeType, "Requests to Matomo in flight."},
+	{"sluice_sink_uncertain_hits", GaugeType, "Hits of which it is not known yet whether Matomo has them."},
+	{"sluice_sink_unknown_total", CounterType, "Hits whose outcome stayed unknown and was decided by sink.on-unknown."},
+	{"sluice_sink_clock_offset_seconds", GaugeType, "Clock of Matomo's database minus ours, in seconds."},
+	{"sluice_sink_eta_seconds", GaugeType, "Forecast of when no hit will wait any more, in seconds from now; NaN when it cannot be said."},
+
+	{"process_cpu_seconds_total", CounterType, "CPU time used by the process, in seconds."},
+	{"process_num_threads", GaugeType, "Threads of the process."},
+	{"process_open_fds", GaugeType, "Open file descriptors."},
+	{"process_max_fds", GaugeType, "Most file descriptors that may be open."},
+	{"process_resident_memory_bytes", GaugeType, "Resident memory, in bytes, mapped files included."},
+	{"process_resident_memory_anon_bytes", GaugeType, "Resident memory without mapped files, in bytes: what the process itself needs."},
+	{"process_resident_memory_file_bytes", GaugeType, "Resident mapped files, in bytes; the system may take them back."},
+	{"process_start_time_seconds", GaugeType, "Start of the process, in Unix seconds."},
+	{"process_io_storage_read_bytes_total", CounterType, "Bytes read from storage."},
+	{"process_io_storage_written_bytes_total", CounterType, "Bytes written to storage."},
+	{"go_goroutines", GaugeType, "Goroutines."},
+	{"go_memstats_heap_inuse_bytes", GaugeType, "Heap in use, in bytes."},
+	{"go_memstats_sys_bytes", GaugeType, "Memory that Go took from the system, in bytes."},
+	{"go_memlimit_bytes", GaugeType, "Soft limit on Go's memory, in bytes."},
+	{"go_gc_cpu_seconds_total", CounterType, "CPU time of garbage collection, in seconds."},
+	{"go_gomaxprocs", GaugeType, "Threads that run Go code at the same time, at most."},
+}

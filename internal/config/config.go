@@ -1,0 +1,148 @@
+// Package config holds the settings of Sluice: their names, defaults, allowed
+// ranges and meanings, in one struct.
+//
+// # Contract
+//
+// A setting has one name in the flag, the file and the environment:
+// --sink.batch-hits, sink.batch-hits and SLUICE_SINK_BATCH_HITS. A flag overrules
+// the environment, the environment the file, the file the default. A name that is
+// not known is a fault, wherever it stands. All faults are collected, and each
+// names the setting, its value, where it came from and what is allowed. Secrets
+// are never settings: the settings that end in -file name a file that holds one,
+// and no fault and no listing shows what is in it.
+//
+// # Use
+//
+// A command line grammar embeds [Settings] or [Client], the few settings that
+// tools need. A [Loader] gives the parser its mappers and its resolver, and has the
+// faults after parsing. A Loader serves one parse and one goroutine; the settings it
+// filled are plain data.
+package config
+
+import (
+	"net/netip"
+	"net/url"
+	"time"
+)
+
+// Client is what a command needs that talks to a running Sluice.
+type Client struct {
+	Config  string        `name:"config" placeholder:"FILE" help:"Settings file (YAML)." group:"Settings"`
+	DataDir string        `name:"data-dir" placeholder:"DIR" help:"Directory of the queue. Default: ./sluice-data, or what systemd names in STATE_DIRECTORY." group:"Settings"`
+	Admin   AdminSettings `embed:"" prefix:"admin." group:"Settings"`
+}
+
+// AdminSettings says where the private listener is and what opens it.
+type AdminSettings struct {
+	Listen    Address `name:"listen" default:"127.0.0.1:8444" help:"Private listener: health, metrics, queue control. Off the loopback it needs admin.token-file."`
+	TokenFile string  `name:"token-file" placeholder:"FILE" help:"File with the token that everything on the private listener but the health paths then asks for."`
+}
+
+// Settings is everything that can be set.
+type Settings struct {
+	Client
+	AdminHosts []Host `name:"admin.hosts" placeholder:"NAME" help:"Further host names under which the private listener may be addressed. Addresses and localhost always may." group:"Settings"`
+
+	EdgeID     string  `name:"edge.id" placeholder:"NAME" help:"Name of this edge. Default: the host's name." group:"Settings"`
+	Listen     Address `name:"listen" default:":8443" help:"Public listener: HTTPS, or plain HTTP with tls.mode off." group:"Settings"`
+	ListenHTTP Address `name:"listen-http" default:"off" help:"A second public listener in plain HTTP." group:"Settings"`
+
+	Matomo   MatomoSettings   `embed:"" prefix:"matomo." group:"Matomo"`
+	MySQL    MySQLSettings    `embed:"" prefix:"mysql." group:"Matomo"`
+	TLS      TLSSettings      `embed:"" prefix:"tls." group:"Certificate"`
+	Proxy    ProxySettings    `embed:"" prefix:"proxy." group:"Visitors"`
+	Queue    QueueSettings    `embed:"" prefix:"queue." group:"Queue"`
+	Sink     SinkSettings     `embed:"" prefix:"sink." group:"Feeding Matomo"`
+	Gate     GateSettings     `embed:"" prefix:"gate." group:"Archiving"`
+	Shutdown ShutdownSettings `embed:"" prefix:"shutdown." group:"Process"`
+	Log      LogSettings      `embed:"" prefix:"log." group:"Process"`
+}
+
+// LogSettings says what is logged and how.
+type LogSettings struct {
+	Level  Choice `name:"level" oneof:"debug,info,warn,error" default:"info" help:"Least important log line that is written: debug, info, warn or error."`
+	Format Choice `name:"format" oneof:"auto,text,json" default:"auto" help:"text, json, or auto: text on a terminal, json otherwise."`
+}
+
+// MatomoSettings says where Matomo is and repeats those of its own settings that
+// decide what a hit means before Matomo sees it.
+type MatomoSettings struct {
+	URL             URL           `name:"url" placeholder:"URL" help:"Matomo's base address, for example https://stats.example.org/matomo. Required."`
+	TokenFile       string        `name:"token-file" placeholder:"FILE" help:"File with a token_auth that may write (better: super user) on all sites. Without it nothing is sent."`
+	CookieIgnore    string        `name:"cookie-ignore" default:"matomo_ignore" help:"Name of the opt-out cookie, as Matomo's ignore_visits_cookie_name."`
+	CookieVisitor   string        `name:"cookie-visitor" default:"_pk_uid" help:"Name of the third-party visitor cookie, as Matomo's cookie_name."`
+	CustomTimestamp time.Duration `name:"custom-timestamp-age" default:"24h" min:"1s" max:"8760h" help:"Age up to which a hit may give its own time without a token, as Matomo's tracking_requests_require_authentication_when_custom_timestamp_newer_than."`
+}
+
+// MySQLSettings gives the optional, read-only account on Matomo's database.
+type MySQLSettings struct {
+	DSNFile      string `name:"dsn-file" placeholder:"FILE" help:"File with the account on Matomo's database, USER:PASSWORD@tcp(HOST:3306)/DATABASE. deploy/grants.sql says which rights it needs."`
+	TablesPrefix string `name:"tables-prefix" default:"matomo_" help:"Prefix of Matomo's tables."`
+}
+
+// TLSSettings says where the certificate of the public listener comes from.
+type TLSSettings struct {
+	Mode      Choice `name:"mode" oneof:"self-signed,files,off,acme" default:"self-signed" help:"self-signed, files, or off (behind something else that ends TLS)."`
+	Domains   []Host `name:"domains" placeholder:"NAME" help:"Names in the certificate."`
+	ACMECA    string `name:"acme-ca" placeholder:"URL" help:"Directory of the certificate authority."`
+	ACMEEmail string `name:"acme-email" placeholder:"ADDRESS" help:"Contact for the certificate authority."`
+	CertFile  string `name:"cert-file" placeholder:"FILE" help:"Certificate chain (PEM) for tls.mode files."`
+	KeyFile   string `name:"key-file" placeholder:"FILE" help:"Private key (PEM) for tls.mode files."`
+}
+
+// ProxySettings says whom the public listener believes and what it bears.
+type ProxySettings struct {
+	Trusted        []Prefix      `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none."`
+	Expose         Choice        `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
+	MaxConnections int           `name:"max-connections" default:"16384" min:"16" max:"1000000" help:"Connections at the same time; the limit on open files lowers it further."`
+	MaxHeader      ByteSize      `name:"max-header" default:"32KiB" min:"4KiB" max:"1MiB" help:"Size of a request's head."`
+	MaxBody        ByteSize      `name:"max-body" default:"8MiB" min:"64KiB" max:"64MiB" help:"Size of the body of a tracking request, as PHP's post_max_size."`
+	BodyMemory     ByteSize      `name:"body-memory" default:"64MiB" min:"8MiB" max:"16GiB" help:"Memory for large bodies of all tracking requests together."`
+	HeaderTimeout  time.Duration `name:"header-timeout" default:"10s" min:"1s" max:"5m" help:"Time a client has for the TLS handshake and for a request's head."`
+	BodyTimeout    time.Duration `name:"body-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to send the body of a tracking request."`
+	WriteTimeout   time.Duration `name:"write-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to take the answer to a tracking request."`
+	IdleTimeout    time.Duration `name:"idle-timeout" default:"2m" min:"1s" max:"1h" help:"Time a connection may stay open without a request."`
+	ForwardTimeout time.Duration `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer."`
+}
+
+// QueueSettings bounds what the queue may use of the disk.
+type QueueSettings struct {
+	Reserve ByteSize `name:"reserve" default:"2GiB" min:"64MiB" max:"1TiB" help:"Space that is left free on the disk: below it no hit is accepted any more."`
+	MaxSize ByteSize `name:"max-size" default:"0" min:"256MiB" max:"1PiB" zero:"none" help:"Most that the queue may take of the disk; 0 is no limit but the reserve."`
+}
+
+// SinkSettings says how Matomo is fed.
+type SinkSettings struct {
+	Lanes          int           `name:"lanes" default:"4" min:"1" max:"64" help:"Requests to Matomo at the same time, at most."`
+	BatchHits      int           `name:"batch-hits" default:"200" min:"1" max:"2000" help:"Hits in one request to Matomo, at most."`
+	BatchBytes     ByteSize      `name:"batch-bytes" default:"512KiB" min:"16KiB" max:"16MiB" help:"Size of one request to Matomo, at most; below its post_max_size."`
+	OnUnknown      Choice        `name:"on-unknown" oneof:"resend,hold" default:"resend" help:"What to do with hits of which nobody can say whether Matomo has them: resend or hold."`
+	RequestTimeout time.Duration `name:"request-timeout" default:"300s" min:"5s" max:"1h" help:"Time Matomo has to answer; longer than PHP's own limit, or outcomes become unknown."`
+	ProbeInterval  time.Duration `name:"probe-interval" default:"5s" min:"500ms" max:"10m" help:"Time between two looks at whether Matomo can take hits."`
+}
+
+// GateSettings says when a day counts as over.
+type GateSettings struct {
+	Skew time.Duration `name:"skew" default:"5s" min:"0s" max:"1h" help:"How far clocks may differ: a day counts as over that much later."`
+}
+
+// ShutdownSettings bounds a graceful stop.
+type ShutdownSettings struct {
+	Delay time.Duration `name:"delay" default:"5s" min:"0s" max:"10m" help:"Time between being unready and no longer accepting, for balancers to notice."`
+	Grace time.Duration `name:"grace" default:"20s" min:"0s" max:"1h" help:"Time that requests and batches in hand have to finish."`
+}
+
+// A URL is an absolute address; nil when it is not set.
+type URL struct{ *url.URL }
+
+// A Choice is one of a closed list of words.
+type Choice string
+
+// An Address is where to listen, HOST:PORT; empty when off.
+type Address string
+
+// A Host is a host name or an address, without a port.
+type Host string
+
+// A Prefix is a range of addresses.
+type Prefix netip.Prefix

@@ -1,0 +1,176 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"sluice/internal/hit"
+)
+
+// An Appender stores request sets durably. The real one is the queue.
+//
+// Append returns nil only when the sets are on disk, synced; it stores all of
+// them or none. It must not keep the sets, nor anything that they point to,
+// after it has returned: the proxy uses the memory again. It may be called from
+// any number of goroutines.
+//
+// An error whose method TooLarge() bool answers true says that no queue of this
+// kind could ever take the sets. One whose method Uncertain() bool answers true
+// says that they may be on disk all the same, so they must not go to Matomo on
+// another way.
+type Appender interface {
+	Append(ctx context.Context, sets ...*hit.RequestSet) error
+}
+
+// SiteAnswer says what is known of a site.
+type SiteAnswer uint8
+
+const (
+	// SiteUnknown: nobody could say; the hit is taken.
+	SiteUnknown SiteAnswer = iota
+	// SiteExists: Matomo has or had the site.
+	SiteExists
+	// SiteAbsent: Matomo's own list, read after the question was put, does not
+	// have the site.
+	SiteAbsent
+)
+
+// Sites says whether a site exists. It answers [SiteUnknown] unless it asked
+// Matomo's own list after the call began; only [SiteExists] may come from memory.
+// It is called for every hit, from any goroutine, so the common case must not
+// block.
+type Sites interface {
+	Lookup(ctx context.Context, site int64) SiteAnswer
+}
+
+// What [Config.Expose] may say.
+const (
+	ExposeAll          = "all"           // everything that is not tracking goes to Matomo
+	ExposeTrackingOnly = "tracking-only" // everything that is not tracking is 404
+)
+
+// Config is what a [Server] needs to know. Fields without a remark are required
+// or off when empty.
+type Config struct {
+	Listen     string // address of the HTTPS listener; "" is off
+	ListenHTTP string // address of the plain listener; "" is off
+
+	// TLSConfig is required with Listen; [SelfSigned] and [LoadFiles] make one.
+	TLSConfig *tls.Config
+
+	Upstream *url.URL       // Matomo's address, with its base path
+	Trusted  []netip.Prefix // peers whose forwarding headers are believed
+	Expose   string         // [ExposeAll] when empty
+	Limits   Limits         // zero fields take their defaults
+
+	CookieIgnoreName  string // matomo_ignore when empty
+	CookieVisitorName string // _pk_uid when empty
+
+	// CustomTimestampAge is the age at which a custom time needs a token; a day
+	// when zero, as in Matomo.
+	CustomTimestampAge time.Duration
+
+	ShutdownDelay time.Duration // how long to go on serving after the stop signal
+	Grace         time.Duration // how long requests in hand may take after that
+
+	Now func() time.Time // the wall clock; time.Now when nil
+
+	// PassThrough says whether a hit of a site may go straight to Matomo, past
+	// the queue, when the queue refuses it. Nil is never.
+	PassThrough func(site int64) bool
+
+	// Ready says why hits could not be stored now. Nil is always ready.
+	Ready func() error
+}
+
+// Limits bounds what one client and all clients together may use.
+type Limits struct {
+	HeaderBytes   int           // request line and headers; default 32 KiB
+	BodyBytes     int64         // body of a tracking request; default 8 MiB, as PHP's post_max_size
+	BodyMemory    int64         // bodies above 64 KiB, all connections together; default 64 MiB
+	Connections   int           // open connections; default 16384
+	HeaderTimeout time.Duration // TLS handshake, and headers from their first byte; default 10 s
+	BodyTimeout   time.Duration // body of a tracking request; default 30 s
+	WriteTimeout  time.Duration // answer of a tracking request; default 30 s
+	IdleTimeout   time.Duration // between requests; default 2 min
+	ProxyTimeout  time.Duration // a forwarded request with its answer; default 30 min
+}
+
+const (
+	defaultHeaderBytes   = 32 << 10
+	defaultBodyBytes     = 8 << 20
+	defaultBodyMemory    = 64 << 20
+	defaultConnections   = 16384
+	defaultHeaderTimeout = 10 * time.Second
+	defaultBodyTimeout   = 30 * time.Second
+	defaultWriteTimeout  = 30 * time.Second
+	defaultIdleTimeout   = 2 * time.Minute
+	defaultProxyTimeout  = 30 * time.Minute
+
+	defaultCustomTimestampAge = 24 * time.Hour
+
+	minHeaderBytes = 1 << 10 // below it ordinary browsers would be refused
+)
+
+// withDefaults fills in what the caller left open and names every fault.
+func (c Config) withDefaults() (Config, error) {
+	l := &c.Limits
+	setDefault(&l.HeaderBytes, defaultHeaderBytes)
+	setDefault(&l.BodyBytes, defaultBodyBytes)
+	setDefault(&l.BodyMemory, defaultBodyMemory)
+	setDefault(&l.Connections, defaultConnections)
+	setDefault(&l.HeaderTimeout, defaultHeaderTimeout)
+	setDefault(&l.BodyTimeout, defaultBodyTimeout)
+	setDefault(&l.WriteTimeout, defaultWriteTimeout)
+	setDefault(&l.IdleTimeout, defaultIdleTimeout)
+	setDefault(&l.ProxyTimeout, defaultProxyTimeout)
+	setDefault(&c.CustomTimestampAge, defaultCustomTimestampAge)
+	setDefault(&c.Expose, ExposeAll)
+	setDefault(&c.CookieIgnoreName, "matomo_ignore")
+	setDefault(&c.CookieVisitorName, "_pk_uid")
+
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("proxy: "+format, args...))
+	}
+	if c.Listen != "" && c.TLSConfig == nil {
+		fault("the HTTPS listener needs a certificate")
+	}
+	switch {
+	case c.Upstream == nil:
+		fault("no address of Matomo")
+	case c.Upstream.Scheme != "http" && c.Upstream.Scheme != "https":
+		fault("address of Matomo: scheme %q, want http or https", c.Upstream.Scheme)
+	case c.Upstream.Host == "":
+		fault("address of Matomo: no host")
+	}
+	if c.Expose != ExposeAll && c.Expose != ExposeTrackingOnly {
+		fault("expose %q, want %q or %q", c.Expose, ExposeAll, ExposeTrackingOnly)
+	}
+	if l.HeaderBytes < minHeaderBytes {
+		fault("header limit %d bytes, want at least %d", l.HeaderBytes, minHeaderBytes)
+	}
+	if l.BodyBytes < 0 || l.BodyMemory < 0 || l.Connections < 0 {
+		fault("a limit is negative")
+	}
+	for _, d := range []time.Duration{l.HeaderTimeout, l.BodyTimeout, l.WriteTimeout, l.IdleTimeout,
+		l.ProxyTimeout, c.CustomTimestampAge, c.ShutdownDelay, c.Grace} {
+		if d < 0 {
+			fault("a duration is negative")
+			break
+		}
+	}
+	return c, errors.Join(faults...)
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}

@@ -1,0 +1,34 @@
+// Package proxy is the public face of the edge: it takes tracking requests as
+// Matomo would, has their hits stored, and answers with the bytes that a healthy
+// Matomo would send. Everything else it forwards to Matomo.
+//
+// # Contract
+//
+// A hit is answered with 2xx only after [Appender.Append] has returned nil, or
+// when Matomo would not have recorded it either (an opt-out cookie, a prefetch,
+// no rec=1). A hit that was stored is never answered with anything but 2xx. What
+// cannot be stored is passed straight to Matomo if [Config.PassThrough] allows
+// it, and answered 503 otherwise.
+//
+// Requests are read as PHP and Matomo read them: parameters by internal/phpform,
+// client bulk by PHP's rules for JSON, headers as PHP's $_SERVER has them. Where
+// two equal header lines came, they are joined with ", " (Cookie with "; "), as
+// nginx from 1.23 on, Apache and PHP's own server hand them to PHP.
+//
+// A hit that uses a privileged parameter is refused when it brought no token,
+// and marked [hit.Theirs] when it did; it is never marked [hit.Ours], whatever
+// the spelling of the name or the type of the value.
+//
+// # Two ways in
+//
+// A connection is first read by a small strict loop (fast.go), which answers the
+// plain tracking requests that make up nearly all traffic. At the first request
+// that is anything else, the connection and every byte read from it goes to
+// net/http for the rest of its life. Both ways build the same request value and
+// run the same code behind it, so the answers are the same.
+//
+// # Concurrency and lifetime
+//
+// [Server.Run] is called once; it owns one goroutine for each connection and
+// waits for all of them. All other methods may be called from any goroutine.
+package proxy

@@ -1,0 +1,168 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// The paths of the edge's own that the public may see.
+const (
+	livePath  = "/-/livez"
+	readyPath = "/-/readyz"
+	ownPrefix = "/-/"
+)
+
+var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
+
+// ServeHTTP answers what net/http has read: whatever the fast path did not take.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	counting := &countingWriter{ResponseWriter: w}
+	defer func() { s.metrics.code(counting.status()) }()
+	w = counting
+
+	p := cleanPath(r.URL.Path)
+	switch {
+	case r.Method == http.MethodTrace || r.Method == http.MethodConnect:
+		s.metrics.badInput("method")
+		http.Error(w, "This method is not served.", http.StatusMethodNotAllowed)
+	case len(p) >= len(ownPrefix) && p[:len(ownPrefix)] == ownPrefix:
+		s.serveOwn(w, r, p)
+	default:
+		if at := placeOf(p); at.tracks(r.Method, []byte(r.URL.RawQuery)) {
+			s.serveTracking(w, r, at)
+			return
+		}
+		if s.cfg.Expose == ExposeTrackingOnly {
+			http.NotFound(w, r)
+			return
+		}
+		s.proxy.ServeHTTP(w, r)
+	}
+}
+
+// serveOwn answers the two questions of a load balancer, in one word.
+func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, p string) {
+	status, word := http.StatusOK, "live\n"
+	switch p {
+	case livePath:
+	case readyPath:
+		word = "ready\n"
+		if s.stopping.Load() || s.cfg.Ready != nil && s.cfg.Ready() != nil {
+			status, word = http.StatusServiceUnavailable, "unready\n"
+		}
+	default:
+		http.NotFound(w, r)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "GET and HEAD only.", http.StatusMethodNotAllowed)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, word) // whoever asked is gone if this fails
+}
+
+// serveTracking brings net/http's request into the common form and answers it.
+func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place) {
+	request := request{method: r.Method, place: at, query: []byte(r.URL.RawQuery), https: r.TLS != nil, original: r}
+	request.fill(r)
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		request.peer = canonical(ap.Addr())
+	}
+	request.peerText = request.peer.String()
+
+	control := http.NewResponseController(w)
+	// A connection that cannot keep deadlines ends with its own error.
+	_ = control.SetWriteDeadline(time.Now().Add(s.cfg.Limits.BodyTimeout + s.cfg.Limits.WriteTimeout))
+	a, ok := s.readBody(w, r, control, &request)
+	if ok {
+		began := time.Now()
+		request.receivedAt = s.now(began)
+		scratch := scratchPool.Get().(*scratch)
+		// A client that hangs up has still sent its hit, as with PHP.
+		a = s.endpoint.serve(s.hard, &request, scratch)
+		if cap(scratch.set.Hits) <= keptHits {
+			scratchPool.Put(scratch)
+		}
+		s.metrics.latency.observe(time.Since(began))
+	}
+	s.bodies.give(request.charged)
+	a.write(w, request.origin, s.stopping.Load())
+}
+
+// readBody reads a request's body within the limits. When it cannot, it answers
+// false with what to tell the client.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, control *http.ResponseController, into *request) (failure answer, ok bool) {
+	limit := s.cfg.Limits.BodyBytes
+	get := r.Method == http.MethodGet
+	if r.Body == nil || r.Body == http.NoBody {
+		return answer{}, true
+	}
+	if r.ContentLength > limit {
+		s.metrics.badInput("body_too_large")
+		a := fault(http.StatusRequestEntityTooLarge, tooLarge, get)
+		a.close = true
+		return a, false
+	}
+	_ = control.SetReadDeadline(time.Now().Add(s.cfg.Limits.BodyTimeout)) // as above
+	body := http.MaxBytesReader(w, r.Body, limit)
+	buffer := make([]byte, 0, baseBuffer)
+	for {
+		if len(buffer) == cap(buffer) {
+			bigger := int64(2 * cap(buffer))
+			if bigger > keptBuffer {
+				if !s.bodies.take(bigger - into.charged) {
+					return s.noMemory(get), false
+				}
+				into.charged = bigger
+			}
+			buffer = append(make([]byte, 0, bigger), buffer...)
+		}
+		n, err := body.Read(buffer[len(buffer):cap(buffer)])
+		buffer = buffer[:len(buffer)+n]
+		if err == io.EOF {
+			into.body = buffer
+			return answer{}, true
+		}
+		if err == nil {
+			continue
+		}
+		if _, tooBig := errors.AsType[*http.MaxBytesError](err); tooBig {
+			s.metrics.badInput("body_too_large")
+			a := fault(http.StatusRequestEntityTooLarge, tooLarge, get)
+			a.close = true
+			return a, false
+		}
+		return s.lostBody(err, get), false
+	}
+}
+
+// A countingWriter remembers the status for the metrics.
+type countingWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *countingWriter) WriteHeader(code int) {
+	if w.code == 0 && code >= http.StatusOK || code == http.StatusSwitchingProtocols {
+		w.code = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets [http.ResponseController] reach what the writer itself can do.
+func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *countingWriter) status() int {
+	if w.code == 0 {
+		return http.StatusOK
+	}
+	return w.code
+}

@@ -1,0 +1,202 @@
+package crashtest
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+// A recording is what some lives of a worker left in a recorder's log.
+type recording struct {
+	r     *recorder
+	base  []byte // the disk before
+	lives []recordedLife
+}
+
+// recordedLife is one life: its ledger before it, and where in the log it begins.
+type recordedLife struct {
+	from int
+	led  *ledger
+}
+
+// recordLives runs a worker on a recorded disk, kills it, takes a census, which
+// closes the queue, and so on.
+func recordLives(t *testing.T, f filesystem, dir string, lives int, life time.Duration, forgets bool, options ...string) *recording {
+	t.Helper()
+	rng, _ := newRand(t)
+	image := filepath.Join(dir, "image")
+	f.makeImage(t, image)
+	r, dev := newRecorder(t, dir, image)
+	r.forgets = forgets
+	rec := &recording{r: r, base: make([]byte, len(r.data))}
+	copySparse(rec.base, r.data)
+	r.record(true)
+	m := newMountPoint(t, filepath.Join(dir, "mnt"))
+	m.mustMount(f, dev, options...)
+	l := newLedger()
+	for i := range lives {
+		rec.lives = append(rec.lives, recordedLife{from: r.position(), led: l.clone()})
+		j := busyJob(m.store(), rng, lifeBase(i))
+		j.ShelfBytes = 400 << 10
+		p := start(t, l, j, r.line)
+		p.mustAwait("the opening", func() bool { return p.ready })
+		<-time.After(life)
+		p.kill()
+		check(t, l, job{Dir: m.store(), Reserve: 1, ShelfBytes: j.ShelfBytes}, "between recordings")
+	}
+	m.mustUnmount()
+	r.record(false)
+	if t.Failed() {
+		t.FailNow()
+	}
+	return rec
+}
+
+// ledgerAt gives what was promised at log position k.
+func (rec *recording) ledgerAt(k int) *ledger {
+	i := len(rec.lives) - 1
+	for i > 0 && rec.lives[i].from > k {
+		i--
+	}
+	end := len(rec.r.log)
+	if i+1 < len(rec.lives) {
+		end = rec.lives[i+1].from
+	}
+	l := rec.lives[i].led.clone()
+	for at, e := range rec.r.log[rec.lives[i].from:end] {
+		if e.kind == eventLine {
+			l.read(e.line, rec.lives[i].from+at >= k)
+		}
+	}
+	return l
+}
+
+// A crashState is a moment, and what a power loss then leaves.
+type crashState struct {
+	at   int
+	loss loss
+}
+
+// try builds states one after the other, mounts each, and gives the faults.
+func (rec *recording) try(t *testing.T, f filesystem, dir string, states []crashState, found func(s crashState, faults []string, log string)) {
+	t.Helper()
+	rng, _ := newRand(t)
+	slices.SortFunc(states, func(a, b crashState) int { return a.at - b.at })
+	durable, img := slices.Clone(rec.base), make([]byte, len(rec.base))
+	flushed := 0
+	image := filepath.Join(dir, "crash")
+	m := newMountPoint(t, filepath.Join(dir, "crashed"))
+	for _, s := range states {
+		flushed = rec.r.crashState(durable, flushed, s.at, s.loss, rng, img)
+		if err := writeImage(image, img); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.mount(f, image); err != nil {
+			found(s, []string{fmt.Sprintf("LOST: the file system: %v", err)}, "")
+			continue
+		}
+		l := rec.ledgerAt(s.at)
+		c, err := takeCensus(t.Context(), job{Dir: m.store(), Reserve: 1, ShelfBytes: 400 << 10})
+		faults := l.judge(c)
+		if err != nil {
+			faults = append(faults, err.Error())
+		}
+		found(s, faults, c.log)
+		m.mustUnmount()
+	}
+}
+
+// states draws moments: early ones, in which the store is made, busy ones, with
+// many writes in the cache, and any.
+func (rec *recording) states(t *testing.T, early, busy, other int) []crashState {
+	t.Helper()
+	rng, _ := newRand(t)
+	log := rec.r.log
+	first := slices.IndexFunc(log, func(e event) bool { return e.kind == eventLine && e.line[0] == 'A' })
+	if first < 0 {
+		t.Fatal("nothing was acknowledged while the disk was recorded")
+	}
+	flushes := 0
+	for _, e := range log {
+		if e.kind == eventFlush {
+			flushes++
+		}
+	}
+	t.Logf("the log has %d events, %d of them flushes, the first acknowledgement at %d", len(log), flushes, first)
+	var out []crashState
+	add := func(at int) { out = append(out, crashState{at: at, loss: loss(len(out) % 4)}) }
+	for range early {
+		add(1 + rng.IntN(min(len(log)-1, first+first/4)))
+	}
+	moments := rec.r.busiest(busy)
+	for i := range busy {
+		if len(moments) == 0 { // no flush at all
+			other += busy
+			break
+		}
+		add(moments[i%len(moments)])
+	}
+	for range other {
+		add(1 + rng.IntN(len(log)-1))
+	}
+	return out
+}
+
+// Promise 1 against power loss with a disk that has a cache: whatever the disk
+// keeps of the writes behind its last flush, everything acknowledged is there.
+// This checks the order of writes and flushes, torn writes and directory
+// entries.
+func TestRecordedDiskKeepsEverythingAcknowledged(t *testing.T) {
+	for _, tt := range []struct {
+		f                  filesystem
+		early, busy, other int
+	}{
+		{ext4, rounds(6, 100), rounds(8, 200), rounds(6, 200)},
+		{xfs, rounds(1, 50), rounds(2, 100), rounds(2, 100)},
+	} {
+		t.Run(tt.f.kind, func(t *testing.T) {
+			t.Parallel()
+			needRoot(t, tt.f.mkfs[0], "losetup")
+			dir := scratch(t)
+			rec := recordLives(t, tt.f, dir, 2, 500*time.Millisecond, false)
+			rec.try(t, tt.f, dir, rec.states(t, tt.early, tt.busy, tt.other), func(s crashState, faults []string, log string) {
+				report(t, faults, fmt.Sprintf("log position %d, unflushed writes kept: %v", s.at, s.loss))
+				if len(faults) > 0 {
+					t.Logf("the census said: %s", log)
+				}
+			})
+		})
+	}
+}
+
+// Control of the recorded disk: one that forgets flushes, and a file system that
+// sends none (weakness W8), must lose.
+func TestRecordedDiskCatchesForgottenFlushes(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		forgets bool
+		options []string
+	}{
+		{"a disk that forgets flushes", true, nil},
+		{"a mount without barriers", false, []string{"nobarrier"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			needRoot(t, ext4.mkfs[0], "losetup")
+			dir := scratch(t)
+			rec := recordLives(t, ext4, dir, 1, 600*time.Millisecond, tt.forgets, tt.options...)
+			bad := 0
+			rec.try(t, ext4, dir, rec.states(t, 0, 2, 4), func(_ crashState, faults []string, _ string) {
+				if len(faults) > 0 {
+					bad++
+				}
+			})
+			t.Logf("%d of 6 states are bad", bad)
+			if bad == 0 {
+				t.Error("the suite is blind: nothing was lost without flushes")
+			}
+		})
+	}
+}

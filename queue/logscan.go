@@ -1,0 +1,232 @@
+package queue
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"iter"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Badger's files are read here without Badger, which gives up at the first bad
+// byte. Every value of ours verifies by itself, so whatever verifies is used.
+
+const (
+	walHeaderLen  = 20 // of a Badger log file: key id and initialisation vector
+	walMetaDelete = 1 << 0
+	walMetaTxn    = 1 << 6
+	walMetaFin    = 1 << 7
+	versionLen    = 8 // Badger ends every key with its version
+	maxWALKey     = 64
+	maxWALValue   = 4 << 20
+)
+
+// An entry is one key and value read from a file of Badger's.
+type entry struct {
+	key, value []byte
+	version    uint64 // Badger's commit number
+	deleted    bool
+	end        bool // the mark that ends a transaction, not a value
+}
+
+// ours reports whether an entry is a whole value of the database's, and puts the
+// key that the value names itself in the place of the one that was read.
+func (f *dbFiles) ours(e *entry) bool {
+	if e.end {
+		return false
+	}
+	if e.deleted && f.kinds == deadKinds {
+		return len(e.key) > 0 && e.key[0] == prefixDead
+	}
+	if len(e.value) < frameLen || strings.IndexByte(f.kinds, e.value[1]) < 0 {
+		return false
+	}
+	key, err := ownKey(e.value)
+	if errors.Is(err, ErrNewerFormat) {
+		return len(e.key) > 0
+	}
+	if err != nil {
+		return false
+	}
+	// Nothing is ever deleted in a shelf: there the mark is damage.
+	e.key, e.deleted = key, false
+	return true
+}
+
+// fileReaders in the order in which Badger writes: what is in a log is newer
+// than what is in a table.
+func fileReaders() iter.Seq2[string, func([]byte) iter.Seq[entry]] {
+	return func(yield func(string, func([]byte) iter.Seq[entry]) bool) {
+		_ = yield(".sst", tableEntries) && yield(".mem", logEntries)
+	}
+}
+
+// entriesIn reads every entry in the files of a Badger directory, in the order
+// in which they were written. Damage is passed over; an error says that a file
+// could not be read at all, and ends the sequence.
+func entriesIn(dir string) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		names, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if err != nil {
+			yield(entry{}, err)
+			return
+		}
+		slices.SortFunc(names, func(a, b os.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
+		for suffix, read := range fileReaders() {
+			for _, n := range names {
+				if !hasSuffix(n.Name(), suffix) {
+					continue
+				}
+				data, err := readDamaged(filepath.Join(dir, n.Name()))
+				if err != nil {
+					yield(entry{}, err)
+					return
+				}
+				for e := range read(data) {
+					if !yield(e, nil) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// readDamaged reads a file; pages that the disk cannot give read as zero.
+func readDamaged(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	const page = 4096
+	data := make([]byte, info.Size())
+	for off := 0; off < len(data); {
+		n, err := f.ReadAt(data[off:], int64(off))
+		off += n
+		switch {
+		case errors.Is(err, unix.EIO):
+			off += page - off%page
+		case errors.Is(err, io.EOF):
+			return data[:off], nil
+		case err != nil:
+			return nil, err
+		}
+	}
+	return data, nil
+}
+
+// logEntries reads a write-ahead log, going on behind damage: each entry has a
+// checksum of its own, so what verifies is an entry.
+func logEntries(data []byte) iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		if len(data) < walHeaderLen {
+			return
+		}
+		for rest := data[walHeaderLen:]; len(rest) > 0; {
+			e, n, ok := parseLogEntry(rest)
+			if ok {
+				if !yield(e) {
+					return
+				}
+				rest = rest[n:]
+				continue
+			}
+			if n > 0 && entryFollows(rest[n:]) {
+				// Only this one is damaged. What lies inside it is never taken for an
+				// entry: it comes from clients.
+				rest = rest[n:]
+				continue
+			}
+			next := slices.IndexFunc(rest[1:], func(b byte) bool { return b&(walMetaTxn|walMetaFin) != 0 })
+			if next < 0 {
+				return
+			}
+			rest = rest[1+next:]
+		}
+	}
+}
+
+// entryFollows reports whether a log goes on, or ends, at the front of b.
+func entryFollows(b []byte) bool {
+	if _, _, ok := parseLogEntry(b); ok {
+		return true
+	}
+	head := b[:min(len(b), walHeaderLen)]
+	return !slices.ContainsFunc(head, func(c byte) bool { return c != 0 })
+}
+
+// parseLogEntry reads an entry at the front of b: meta, user meta, the lengths of
+// key and value, expiry, key, value, CRC32C. n is the length that the entry says
+// to have, 0 if that makes no sense; ok says that it verifies.
+func parseLogEntry(b []byte) (e entry, n int, ok bool) {
+	if len(b) < 2 || b[0]&(walMetaTxn|walMetaFin) == 0 {
+		return entry{}, 0, false
+	}
+	meta := b[0]
+	at := 2
+	var lens [3]uint64 // key, value, expiry
+	for i := range lens {
+		v, n := binary.Uvarint(b[at:])
+		if n <= 0 {
+			return entry{}, 0, false
+		}
+		lens[i] = v
+		at += n
+	}
+	if lens[0] <= versionLen || lens[0] > maxWALKey || lens[1] > maxWALValue {
+		return entry{}, 0, false
+	}
+	keyEnd := at + int(lens[0])
+	end := keyEnd + int(lens[1])
+	if end+crc32.Size > len(b) || !isKeyStart(b[at]) {
+		return entry{}, 0, false
+	}
+	n = end + crc32.Size
+	if crc32.Checksum(b[:end], castagnoli) != binary.BigEndian.Uint32(b[end:]) {
+		return entry{}, n, false
+	}
+	return entry{
+		key:     b[at : keyEnd-versionLen],
+		value:   b[keyEnd:end],
+		version: math.MaxUint64 - binary.BigEndian.Uint64(b[keyEnd-versionLen:]),
+		deleted: meta&walMetaDelete != 0,
+		end:     meta&walMetaFin != 0,
+	}, n, true
+}
+
+// isKeyStart: keys begin with a letter of ours, or with Badger's own mark.
+func isKeyStart(c byte) bool {
+	return bytes.IndexByte([]byte{prefixBlock, prefixDelta, prefixSnapshot, prefixDead, '!'}, c) >= 0
+}
+
+// lastCommitIn gives the number of the newest transaction that the files in dir
+// prove to have been written to its end. Everything up to it was committed.
+func lastCommitIn(dir string) (version uint64, err error) {
+	for e, err := range entriesIn(dir) {
+		if err != nil {
+			return 0, err
+		}
+		if e.end {
+			version = max(version, e.version)
+		}
+	}
+	return version, nil
+}

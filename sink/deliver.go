@@ -1,0 +1,291 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"sluice/internal/hit"
+)
+
+// A flight is a batch on its way, from Run to the goroutine that delivers it and
+// back. The goroutine owns it and its items meanwhile.
+type flight struct {
+	items  []*item
+	launch uint64 // flights are numbered in the order in which they left
+	// proven: since the only hit of this flight failed alone, another hit went
+	// through, so a second failure is the hit's own.
+	proven bool
+	// trial: the first hit has failed alone before, and the second is a bystander
+	// that shows whether Matomo works.
+	trial bool
+
+	good     bool     // a hit was delivered
+	shrink   bool     // smaller batches would have done better
+	suspects []*item  // failed alone, and are not proven
+	doubts   []*doubt // outcomes that are not known
+	err      error    // the source failed: the process cannot go on
+}
+
+// deliver sends a batch until every hit of it is settled, in doubt, or has to
+// wait. Parts of a batch are sent one after the other and in order, so that no
+// hit overtakes another of its site.
+func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
+	todo := f.items
+	if todo[0].malformed {
+		f.err = s.settle(0, bury(todo[:1], BuriedMalformed, nil))
+		return
+	}
+	if f.trial {
+		s.try(ctx, f)
+		return
+	}
+	plan := []int{len(todo)} // sizes of the parts of todo
+	retried := false
+	for len(plan) > 0 {
+		part := todo[:plan[0]]
+		batch, a, v, err := s.attempt(ctx, part)
+		if err != nil {
+			f.err = err
+			return
+		}
+		switch v.kind {
+		case delivered:
+			if !s.finish(ctx, f, batch, part, v) {
+				return
+			}
+			todo, plan = todo[plan[0]:], plan[1:]
+		case split, tooLarge:
+			if f.err = s.settle(batch, nil); f.err != nil {
+				return
+			}
+			f.shrink = f.shrink || !v.pinned
+			if !s.blameHits(ctx, v) {
+				return
+			}
+			switch {
+			case len(part) == 1 && f.proven:
+				f.err = s.buryPoison(part[0], v, a)
+				return
+			case len(part) == 1:
+				f.suspects = append(f.suspects, part[0])
+				return
+			case v.pinned && !retried:
+				retried = true // a deadlock is gone when it is tried again
+			default:
+				plan = append(cut(len(part), v), plan[1:]...)
+			}
+		default:
+			s.giveUp(ctx, f, batch, part, v)
+			return
+		}
+		if len(plan) > 0 && (stop.Err() != nil || !s.brk.sending()) {
+			return
+		}
+	}
+}
+
+// try sends a suspect, a bystander when that fails, and the suspect again when the
+// bystander goes through. The three requests follow each other at once, so that
+// nothing but the hit itself explains two failures around a success. The order of
+// the two hits can only suffer when Matomo recovers between the first two
+// requests, or fails on a hit twice and then takes it.
+func (s *Sink) try(ctx context.Context, f *flight) {
+	suspect, bystander := f.items[:1], f.items[1:]
+	for _, part := range [][]*item{suspect, bystander, suspect} {
+		batch, a, v, err := s.attempt(ctx, part)
+		if err != nil {
+			f.err = err
+			return
+		}
+		switch v.kind {
+		case delivered:
+			if !s.finish(ctx, f, batch, part, v) || part[0] == suspect[0] {
+				return
+			}
+		case split, tooLarge:
+			if f.err = s.settle(batch, nil); f.err != nil || !s.blameHits(ctx, v) {
+				return
+			}
+			switch {
+			case f.good:
+				f.err = s.buryPoison(part[0], v, a)
+				return
+			case part[0] != suspect[0]:
+				f.suspects = append(f.suspects, part[0])
+				return
+			}
+			f.suspects = append(f.suspects, part[0])
+		default:
+			s.giveUp(ctx, f, batch, part, v)
+			return
+		}
+	}
+}
+
+func (s *Sink) buryPoison(it *item, v verdict, a *answer) error {
+	s.log.Warn("a hit is buried: it fails alone while others go through", "hit", it.ID, "site", it.Site, "reason", v.buried, "status", a.status)
+	return s.settle(0, bury([]*item{it}, v.buried, a))
+}
+
+// cut says into which parts a failed batch of n > 1 hits is divided: what
+// Matomo had come through, the hit where it stopped, and the rest; or halves when
+// it does not say where it stopped.
+func cut(n int, v verdict) []int {
+	if !v.pinned || v.from >= n {
+		return []int{n / 2, n - n/2}
+	}
+	parts := []int{v.from, 1, n - v.from - 1}
+	return slices.DeleteFunc(parts, func(size int) bool { return size == 0 })
+}
+
+// attempt journals hits, sends them once, and judges the answer. It returns an
+// error only when the source failed.
+func (s *Sink) attempt(ctx context.Context, part []*item) (uint64, *answer, verdict, error) {
+	ids := make([]hit.ID, len(part))
+	for i, it := range part {
+		ids[i] = it.ID
+	}
+	batch, err := s.src.Journal(ids)
+	if err != nil {
+		return 0, nil, verdict{}, fmt.Errorf("journal a batch: %w", err)
+	}
+	g := part[0].group
+	token := s.cfg.Token
+	if g.theirs {
+		token = g.token
+	}
+	a := s.client.bulk(ctx, appendEnvelope(room(part, len(token)), token, part), g)
+	v := judge(a, len(part), g.theirs)
+	s.ins.batch(v.kind, len(part), a.took)
+	s.load.note(v.kind, a.took)
+	s.log.Debug("batch answered", "verdict", v.kind.String(), "hits", len(part), "batch", batch, "status", a.status, "took", a.took, "err", a.err)
+	if g.theirs {
+		s.clients.learn(g.token, v)
+	}
+	return batch, a, v, nil
+}
+
+// finish settles a delivered batch. It reports whether the flight may go on.
+func (s *Sink) finish(ctx context.Context, f *flight, batch uint64, part []*item, v verdict) bool {
+	f.good = f.good || len(v.invalid) < len(part)
+	if !part[0].group.theirs {
+		s.noteToken(ctx, v)
+	}
+	refused := v.invalid
+	trust := true
+	if !part[0].group.theirs && 2*len(refused) > len(part) {
+		// Most hits being invalid rather means a wrong or empty Matomo than bad
+		// hits, and invalid hits are not kept.
+		trust = s.canaryPasses(ctx)
+	}
+	settlements := make([]hit.Settlement, 0, len(part))
+	for i, it := range part {
+		as := hit.Delivered
+		if len(refused) > 0 && refused[0] == i {
+			refused = refused[1:]
+			if !trust {
+				continue
+			}
+			as = hit.Invalid
+		}
+		it.settled, it.as = true, as
+		settlements = append(settlements, hit.Settlement{ID: it.ID, As: as})
+	}
+	if f.err = s.settle(batch, settlements); f.err != nil {
+		return false
+	}
+	s.rate.add(time.Now(), len(settlements))
+	s.watched.answered()
+	s.sites.delivered(part)
+	return trust
+}
+
+// giveUp ends a flight whose hits cannot be delivered now.
+func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item, v verdict) {
+	switch v.kind {
+	case unknown:
+		f.doubts = append(f.doubts, newDoubt(batch, part, time.Now().Add(s.cfg.doubtWait())))
+		s.log.Warn("outcome of a batch is unknown; its hits wait until the request can no longer be running", "hits", len(part), "batch", batch, "why", v.detail)
+	case partial:
+		f.shrink, f.good = true, true
+		var known []hit.Settlement
+		var open []*item
+		refused := v.invalid
+		for i, it := range part {
+			if len(refused) > 0 && refused[0] == i {
+				refused = refused[1:]
+				it.settled, it.as = true, hit.Invalid
+				known = append(known, hit.Settlement{ID: it.ID, As: hit.Invalid})
+				continue
+			}
+			open = append(open, it)
+		}
+		if len(known) > 0 {
+			// The journal's entry stays for the others, which the process must find
+			// uncertain if it ends now.
+			if f.err = s.settle(0, known); f.err != nil {
+				return
+			}
+		}
+		// Matomo has answered, so nothing is running that one would have to wait for.
+		f.doubts = append(f.doubts, newDoubt(batch, open, time.Now()))
+		s.log.Warn("Matomo has taken a batch in part and does not say which hits", "hits", len(part), "in_doubt", len(open), "batch", batch, "why", v.detail)
+		return
+	case refusedToken:
+		if !part[0].group.theirs && len(part) == 1 && s.acceptedFor(ctx, part[0].Site) {
+			part[0].settled, part[0].as = true, hit.Invalid
+			f.err = s.settle(batch, []hit.Settlement{{ID: part[0].ID, As: hit.Invalid}})
+			return
+		}
+		f.err = s.settle(batch, nil)
+	default:
+		f.err = s.settle(batch, nil)
+	}
+	if ctx.Err() == nil {
+		s.brk.open(v.reason, v.detail, v.wait)
+	}
+}
+
+// blameHits asks the canary whether a failure is the hits' fault. Otherwise it
+// has opened the breaker.
+func (s *Sink) blameHits(ctx context.Context, v verdict) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	c := s.canary(ctx)
+	if c.ok {
+		return true
+	}
+	reason, detail := c.reason, c.detail
+	if c.reason == ReasonDown && v.reason != ReasonNone && v.reason != ReasonMaintenance {
+		reason, detail = v.reason, v.detail
+	}
+	s.brk.open(reason, detail, max(c.wait, v.wait))
+	return false
+}
+
+func (s *Sink) settle(batch uint64, settlements []hit.Settlement) error {
+	if batch == 0 && len(settlements) == 0 {
+		return nil
+	}
+	if err := s.src.Settle(batch, settlements); err != nil {
+		return fmt.Errorf("settle a batch: %w", err)
+	}
+	return nil
+}
+
+// bury marks hits as dead and gives their settlements.
+func bury(items []*item, reason string, a *answer) []hit.Settlement {
+	out := make([]hit.Settlement, len(items))
+	for i, it := range items {
+		it.settled, it.as = true, hit.Dead
+		out[i] = hit.Settlement{ID: it.ID, As: hit.Dead, Reason: reason}
+		if a != nil {
+			out[i].Status = a.status
+			out[i].Answer = slices.Clone(a.body[:min(len(a.body), hit.MaxAnswer)])
+		}
+	}
+	return out
+}

@@ -1,0 +1,40 @@
+// Package sink drains hits into Matomo by bulk requests and reads from each
+// answer what became of every hit.
+//
+// # Contract
+//
+// [Sink.Run] takes hits from a [Source] in the order of arrival and settles each
+// of them exactly once: delivered, invalid, or dead. Success is read from the
+// status and the body together, never from the status alone; judge in
+// verdict.go is the whole table.
+//
+//   - Hits of one site are delivered in the order of arrival, and at most one
+//     request with hits of a site is in flight. Requests with hits of different
+//     sites run in parallel, and one request may mix sites. There is one
+//     exception: while a hit is suspected of failing for ever and nothing else
+//     could show that Matomo works, a later hit of its site that shares neither
+//     visitor nor address with any hit before it may go first.
+//   - Before a request leaves, its hits are journalled. A request whose outcome
+//     is not known stays in the journal until it can no longer be running, and
+//     then a reconciler decides: see unknown.go.
+//   - A hit is buried only after it has failed alone twice, while the canary
+//     passed, and while another hit went through in between. Nothing is buried
+//     for a broken token, a wrong upstream, an outage or an upgrade.
+//   - Hits that travel with our token never carry a client's token, and a hit
+//     that brought its own token never travels with ours.
+//   - A hit waits until Matomo's clock has passed its time, because Matomo
+//     replaces times ahead of its clock.
+//
+// # What it cannot see
+//
+// Matomo names the hits that it refused only to a superuser's token. With the
+// token of a write or admin user every hit therefore travels alone, which is
+// slow. Without a MySQL account a read-only database shows only by hits that
+// fail.
+//
+// # Concurrency and lifetime
+//
+// New starts nothing. Run is called once; it owns the lanes and starts and waits
+// for everything else. All other exported methods may be called from any
+// goroutine, before, during and after Run.
+package sink
