@@ -12,11 +12,7 @@ import (
 func cookie(header []byte, name string) (value []byte, ok bool) {
 	for len(header) > 0 {
 		var part []byte
-		if i := bytes.IndexByte(header, ';'); i >= 0 {
-			part, header = header[:i], header[i+1:]
-		} else {
-			part, header = header, nil
-		}
+		part, header, _ = bytes.Cut(header, []byte(";"))
 		part = bytes.TrimLeft(part, " \t\n\r\v\f")
 		if len(part) < len(name) || string(part[:len(name)]) != name {
 			continue

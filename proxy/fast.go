@@ -86,9 +86,7 @@ func (s *Server) serveConn(conn net.Conn) {
 	buffer := bufferPool.Get().(*[]byte)
 	c := &fastConn{s: s, conn: conn, buf: *buffer}
 	c.request.peer, c.request.peerText, c.request.https = peer, peer.String(), https
-	s.track(c)
 	err := c.serve()
-	s.untrack(c)
 
 	if err == errDeclined {
 		// net/http sets its own deadlines, and some of its states have none.
@@ -135,6 +133,8 @@ func peerOf(conn net.Conn) netip.Addr {
 // done with, errDeclined when it is for net/http with all unread bytes still in
 // the buffer, and otherwise what ended it.
 func (c *fastConn) serve() error {
+	c.s.track(c)
+	defer c.s.untrack(c)
 	defer c.discharge()
 	for {
 		if c.start == c.end {

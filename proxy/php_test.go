@@ -207,7 +207,7 @@ func TestPrivilegedAsPHP(t *testing.T) {
 			name := []byte(names[rng.IntN(len(names))])
 			for i := range name {
 				if rng.IntN(6) == 0 {
-					name = append(name[:i:i], append([]byte(fmt.Sprintf("%%%02x", name[i])), name[i+1:]...)...)
+					name = append(name[:i:i], append(fmt.Appendf(nil, "%%%02x", name[i]), name[i+1:]...)...)
 					break
 				}
 			}

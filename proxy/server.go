@@ -126,7 +126,7 @@ func (s *Server) Run(ctx context.Context) error {
 	finished := make(chan struct{})
 	// It ends with the connections, of which closeAll leaves none.
 	library.Go(func() { conns.Wait(); close(finished) })
-	_ = finished
+	s.stop(server, finished)
 	abandon()
 	s.closeAll()
 	library.Wait()

@@ -105,6 +105,28 @@ func TestStop(t *testing.T) {
 			}
 		})
 	}
+	t.Run("does not cut a request that has begun", func(t *testing.T) {
+		r := newRig(t, nil)
+		conn := r.dial(t)
+		io.WriteString(conn, "GET /matomo.php?idsite=1&rec=1 HTTP/1.1\r\nHo")
+		// What stop does to a connection that it has seen idle just before, again and
+		// again, since nothing tells when the server reads.
+		begun := false
+		for until := time.Now().Add(20 * time.Millisecond); !begun || time.Now().Before(until); {
+			r.mu.Lock()
+			for c := range r.fast {
+				if !c.idle.Load() {
+					begun = true
+					c.conn.SetReadDeadline(time.Unix(1, 0))
+				}
+			}
+			r.mu.Unlock()
+		}
+		io.WriteString(conn, "st: a\r\n\r\n")
+		if a, err := readAnswer(bufio.NewReader(conn), "GET"); err != nil || !strings.Contains(a.status, " 200 ") {
+			t.Errorf("got %s %v, want 200", a.status, err)
+		}
+	})
 	t.Run("ends when an address is taken", func(t *testing.T) {
 		r := newRig(t, nil)
 		_, plain := r.Addrs()
