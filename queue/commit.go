@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -105,6 +106,15 @@ func (s *stream) commitOnce() error {
 	if !s.guard.mayWrite() {
 		// Writing into a mapped file on a full disk would kill the process.
 		s.dropGroup()
+		s.mu.Lock()
+		stopping := s.stopping
+		s.mu.Unlock()
+		if stopping {
+			// What waits was promised to nobody: a change of state that is not yet
+			// committed is as if it had not happened.
+			s.mark(ErrNoSpace)
+			return nil
+		}
 		select {
 		case <-s.wake:
 		case <-time.After(guardRetry):
@@ -113,9 +123,10 @@ func (s *stream) commitOnce() error {
 	}
 	g, ops := s.take()
 	began := s.now()
+	// Until everything that is due is done: a disk may hang in any of it.
 	s.commitBegan.Store(time.Now().UnixNano())
+	defer s.commitBegan.Store(0)
 	d, err := s.write(g, ops, began)
-	s.commitBegan.Store(0)
 	if err != nil {
 		err = fmt.Errorf("commit: %w", err)
 		g.err = commitError{err}
@@ -427,7 +438,8 @@ func (s *stream) newShelf(first blockKey) *shelf {
 	return &shelf{
 		dir:   filepath.Join(s.dir, shelfName(first)),
 		first: first,
-		log:   badgerLog{log: s.log, fail: s.fail},
+		log:   badgerLog{log: s.log, fail: s.fail, broken: &atomic.Bool{}},
+		room:  s.guard.mayWrite,
 	}
 }
 

@@ -107,7 +107,7 @@ func openDeadLetters(dir string, log badgerLog) (*deadLetters, error) {
 		err = d.shrink()
 	}
 	if err != nil {
-		return nil, errors.Join(err, d.db.Close())
+		return nil, errors.Join(err, d.log.close(d.db))
 	}
 	return d, nil
 }
@@ -120,7 +120,7 @@ func (d *deadLetters) path(n int) string { return filepath.Join(d.dir, fmt.Sprin
 func (d *deadLetters) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.db.Close()
+	return d.log.close(d.db)
 }
 
 func deadKey(id hit.ID) []byte {
@@ -232,6 +232,9 @@ func (d *deadLetters) shrink() error {
 	if live*deadCopyRatio > size {
 		return nil
 	}
+	if free, _, err := freeBytes(d.dir); err != nil || free < size+hardFloor {
+		return err // writing through mapped files on a full disk would kill the process
+	}
 	return d.exchange()
 }
 
@@ -317,6 +320,9 @@ func (q *Queue) bury(list []hit.Settlement) error {
 	}
 	if len(letters) == 0 {
 		return nil
+	}
+	if err := q.live.awaitRoom(); err != nil {
+		return err
 	}
 	return q.dead.put(letters)
 }

@@ -176,8 +176,34 @@ func (g *guard) accepting(pendingBytes int64) error {
 	return nil
 }
 
-// mayWrite reports whether there is room even for settling.
-func (g *guard) mayWrite() bool { return g.free.Load() >= hardFloor }
+// mayWrite looks at the disk, which costs a few microseconds, and reports whether
+// there is room even for settling. It is asked before every commit, since another
+// process may take the space at any time.
+func (g *guard) mayWrite() bool {
+	g.look()
+	return g.free.Load() >= hardFloor
+}
 
 // above is the free space above the reserve, in bytes; negative below it.
 func (g *guard) above() int64 { return g.free.Load() - g.reserve }
+
+// awaitRoom blocks while there is no room to write, like the committer. It
+// returns [ErrStopped] if the stream ends before there is.
+func (s *stream) awaitRoom() error {
+	for !s.guard.mayWrite() {
+		s.mu.Lock()
+		err, stopping := s.stopErr, s.stopping
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if stopping {
+			return ErrStopped
+		}
+		select {
+		case <-s.done:
+		case <-time.After(guardRetry):
+		}
+	}
+	return nil
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -97,7 +98,7 @@ func (q *Queue) open(o Options) error {
 		return err
 	}
 	q.inst = newInstruments(o.Metrics, q)
-	if q.dead, err = openDeadLetters(filepath.Join(o.Dir, "dead"), badgerLog{log: o.Log, fail: q.fail}); err != nil {
+	if q.dead, err = openDeadLetters(filepath.Join(o.Dir, "dead"), badgerLog{log: o.Log, fail: q.fail, broken: &atomic.Bool{}}); err != nil {
 		return err
 	}
 	q.live, err = openStream(streamConfig{
@@ -215,8 +216,9 @@ func (q *Queue) Journal(ids []hit.ID) (batch uint64, err error) {
 // of the batch or nothing: what is not settled is as if it had never been sent.
 // Batch 0 stands for none.
 //
-// Dead letters are synced before Settle returns. It returns an error, having
-// changed nothing, if a hit is not leased or was settled before.
+// Dead letters are synced before Settle returns; on a full disk it waits for room
+// with them. It returns an error, having changed nothing, if a hit is not leased
+// or was settled before.
 func (q *Queue) Settle(batch uint64, list []hit.Settlement) error {
 	if err := q.bury(list); err != nil {
 		return err
@@ -242,7 +244,10 @@ func (q *Queue) Close() error {
 		q.live.closer.Wait()
 		q.wg.Wait()
 		if q.Err() == nil {
-			q.closeErr = errors.Join(q.live.close(), q.dead.close())
+			q.closeErr = q.live.close()
+			if q.guard.mayWrite() { // else the dead letters stay as a kill leaves them
+				q.closeErr = errors.Join(q.closeErr, q.dead.close())
+			}
 		}
 		q.closeErr = errors.Join(q.closeErr, q.live.high.close(), q.lock.Close())
 	})

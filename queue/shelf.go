@@ -6,8 +6,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -47,21 +50,56 @@ func badgerOptions(dir string, log badger.Logger) badger.Options {
 		WithLogger(log)
 }
 
+// harmlessErrors begin what Badger reports as an error although it says nothing
+// about writing: an opening that fails, which returns the error, and one entry
+// that cannot be read, which the reader finds not to verify.
+var harmlessErrors = [...]string{"Received err:", "Unable to read: Key:", "Key: %v, Version", "Invalid read: vp"}
+
 // badgerLog turns what Badger only logs into what we act on. Errorf is a failed
 // flush or sync that Badger would retry or ignore: after it nothing that is
 // acknowledged can be believed.
 type badgerLog struct {
 	log  *slog.Logger
 	fail func(error) // nil: only log
+	// broken, if not nil, is set by the first error.
+	broken *atomic.Bool
+}
+
+// closePatience is how long a database whose disk has failed may take to close.
+const closePatience = 500 * time.Millisecond
+
+// close closes a database of this logger's. Badger tries a flush that fails for
+// ever, so that closing on a broken disk would not return; what is not flushed
+// then stays in the logs.
+func (l badgerLog) close(db *badger.DB) error {
+	if l.broken == nil {
+		return db.Close()
+	}
+	done := make(chan error, 1)
+	go func() { done <- db.Close() }() // ended by the process where the disk is broken
+	tick := time.NewTicker(closePatience)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			if l.broken.Load() {
+				return errors.New("the disk has failed; the database is left as it is")
+			}
+		}
+	}
 }
 
 func (l badgerLog) Errorf(format string, args ...any) {
-	if strings.HasPrefix(format, "Unable to read: Key") || strings.HasPrefix(format, "Key: %v, Version") {
-		// One damaged entry: the reader finds that it does not verify.
-		l.log.Debug("store", "text", "an entry cannot be read")
+	if slices.ContainsFunc(harmlessErrors[:], func(p string) bool { return strings.HasPrefix(format, p) }) {
+		l.log.Debug("store", "text", strings.TrimSpace(fmt.Sprintf(format, args...)))
 		return
 	}
 	err := fmt.Errorf("badger: "+strings.TrimSpace(format), args...)
+	if l.broken != nil {
+		l.broken.Store(true)
+	}
 	if l.fail != nil {
 		l.fail(err)
 		return
@@ -81,14 +119,18 @@ type shelf struct {
 	dir   string
 	first blockKey // of the first block that it may hold
 	log   badgerLog
+	// room reports whether there is space to flush what a log holds; nil: always.
+	room func() bool
 
 	mu       sync.Mutex
 	db       *badger.DB // nil when closed
 	sound    bool       // this process has opened it before
 	writable bool
-	readers  int
-	removed  bool
-	hint     blockKey // of a block read lately: where to begin the next time
+	// unflushed: what is open was opened for writing.
+	unflushed bool
+	readers   int
+	removed   bool
+	hint      blockKey // of a block read lately: where to begin the next time
 
 	asideMu sync.Mutex
 	aside   asideBlocks // what was last read without Badger
@@ -123,7 +165,7 @@ func (s *shelf) openWritable() error {
 func (s *shelf) write(db *badger.DB) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.db, s.writable, s.sound = db, true, true
+	s.db, s.writable, s.unflushed, s.sound = db, true, true, true
 }
 
 // openBadger opens a database. A failing open may leave a zero-length file that
@@ -152,14 +194,16 @@ func (s *shelf) finish() error {
 	return s.closeIdleLocked()
 }
 
-// closeIdleLocked closes the database unless it is written or read.
+// closeIdleLocked closes the database unless it is written or read. One that was
+// written stays open while there is no space to flush it: if the process ends
+// before there is, it is recovered like one that was killed.
 func (s *shelf) closeIdleLocked() error {
-	if s.db == nil || s.writable || s.readers > 0 {
+	if s.db == nil || s.writable || s.readers > 0 || s.unflushed && s.room != nil && !s.room() {
 		return nil
 	}
 	db := s.db
-	s.db = nil
-	if err := db.Close(); err != nil {
+	s.db, s.unflushed = nil, false
+	if err := s.log.close(db); err != nil {
 		return fmt.Errorf("close shelf %s: %w", filepath.Base(s.dir), err)
 	}
 	return syncTree(s.dir)
@@ -170,8 +214,8 @@ func (s *shelf) closeNow() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	db := s.db
-	s.db, s.writable = nil, false
-	return db.Close()
+	s.db, s.writable, s.unflushed = nil, false, false
+	return s.log.close(db)
 }
 
 // errRemoved: the shelf has been drained and removed while a reader wanted it.
@@ -239,6 +283,9 @@ func (s *shelf) remove() (bool, error) {
 	}
 	if err := s.closeIdleLocked(); err != nil {
 		return false, err
+	}
+	if s.db != nil {
+		return false, nil // no space to close it; tried again after the next commit
 	}
 	s.removed = true
 	parent, name := filepath.Split(s.dir)

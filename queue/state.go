@@ -255,7 +255,22 @@ func (s *state) settle(e *settle) {
 // addSpan takes blocks out of the way that will never be delivered. Their hits
 // stay counted as pending: the sum says that they are gone, and no day that one
 // of them may belong to becomes complete.
+//
+// A span that is known already is found again whenever its blocks are read, and
+// is not counted again.
 func (s *state) addSpan(sp span) {
+	sp.from = max(sp.from, s.floor)
+	for _, known := range s.spans {
+		if known.from <= sp.from && sp.from <= known.to {
+			sp.from = known.to + 1
+		}
+		if known.from <= sp.to && sp.to <= known.to {
+			sp.to = known.from - 1
+		}
+	}
+	if sp.from > sp.to {
+		return
+	}
 	s.spans = append(s.spans, sp)
 	n := int64(sp.to - sp.from + 1)
 	if sp.damaged {

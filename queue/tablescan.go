@@ -134,19 +134,8 @@ func blockEnd(b []byte) int {
 // blockEntries gives the entries of a block as far as its lengths make sense.
 func blockEntries(b []byte) iter.Seq[entry] {
 	return func(yield func(entry) bool) {
-		if len(b) < 3*tableNumber {
-			return
-		}
-		n := binary.BigEndian.Uint32(b[len(b)-tableNumber:])
-		at := len(b) - 2*tableNumber - int(min(n, maxChecksum))
-		if n > maxChecksum || at < 0 {
-			return
-		}
-		count := int(binary.BigEndian.Uint32(b[at:]))
-		if count > at/tableNumber {
-			return
-		}
-		body, offsets := b[:at-count*tableNumber], b[at-count*tableNumber:at]
+		at, count := offsetsOf(b)
+		body, offsets := b[:at], b[at:]
 		offset := func(i int) int {
 			if i == count {
 				return len(body)
@@ -168,6 +157,50 @@ func blockEntries(b []byte) iter.Seq[entry] {
 			}
 		}
 	}
+}
+
+// offsetsOf gives the place and the number of the offsets at the end of a block,
+// 0 of them if they cannot be found. The checksum behind them or its length may
+// be damaged, hardly both.
+func offsetsOf(b []byte) (at, count int) {
+	if len(b) < 3*tableNumber {
+		return 0, 0
+	}
+	end := len(b) - tableNumber // of the checksum
+	n := int(min(binary.BigEndian.Uint32(b[end:]), maxChecksum))
+	for try := minChecksum; try <= maxChecksum; try++ {
+		if at := end - try; b[at] == checksumTag {
+			if _, used := binary.Uvarint(b[at+1 : end]); used == try-1 {
+				n = try
+			}
+		}
+	}
+	return offsetsBefore(b, end-n-tableNumber)
+}
+
+// offsetsBefore gives the offsets that end at end, where their number stands. The
+// number may be damaged; the first offset is 0 and each is larger than the one
+// before.
+func offsetsBefore(b []byte, end int) (at, count int) {
+	if end < tableNumber {
+		return 0, 0
+	}
+	count = int(min(binary.BigEndian.Uint32(b[end:]), math.MaxInt32))
+	if at := end - count*tableNumber; count > 0 && at > 0 && binary.LittleEndian.Uint32(b[at:]) == 0 {
+		return at, count
+	}
+	above := uint32(end)
+	for at := end - tableNumber; at >= 0; at -= tableNumber {
+		offset := binary.LittleEndian.Uint32(b[at:])
+		if offset >= above {
+			break
+		}
+		if offset == 0 {
+			return at, (end - at) / tableNumber
+		}
+		above = offset
+	}
+	return 0, 0
 }
 
 // blockEntry reads one entry, whose key begins like the first of its block. A

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,12 +130,15 @@ func withCopy(dir string, log *slog.Logger, use func(*Queue) error) (err error) 
 // removeCopies removes what a killed process has left of its copies. The caller
 // holds the lock.
 func removeCopies(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, copyPrefix+"*"))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	for _, path := range left {
-		if err := os.RemoveAll(path); err != nil {
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), copyPrefix) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return fmt.Errorf("remove a copy that was left: %w", err)
 		}
 	}

@@ -147,7 +147,7 @@ func (s *stream) blockAt(it *badger.Iterator, at []byte, from uint64) (key block
 		if err != nil || key.generation != s.generation {
 			return blockKey{}, nil, false
 		}
-		if _, err := unseal(value, kindBlock); errors.Is(err, errDamaged) {
+		if _, _, err := decodeHeader(key, value); errors.Is(err, errDamaged) {
 			return blockKey{}, nil, false
 		}
 		return key, value, true

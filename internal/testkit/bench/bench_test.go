@@ -98,6 +98,9 @@ func TestMissingMetricsFailTheCheckOfAcceptedHits(t *testing.T) {
 			t.Errorf("without %s: got nil, want an error", name)
 		}
 	}
+	if checkAccepted(samples{storedHits: 12, pendingHits: 11, difference: 0}, nil, ours) == nil {
+		t.Error("a hit stored and not pending: got nil, want an error")
+	}
 	if checkAccepted(samples{storedHits: 9, pendingHits: 9, difference: 0}, nil, ours) == nil {
 		t.Error("a hit answered and not stored: got nil, want an error")
 	}

@@ -74,6 +74,7 @@ func run(ctx context.Context) error {
 	hits := flag.String("hits", "testdata/bench/hits.jsonl", "the hits that are sent")
 	temp := flag.String("dir", "", "where the temporary folder is made; a real disk, never a tmpfs (default: the system's)")
 	profile := flag.String("profile", "", "write CPU profiles of sluice to this folder")
+	rounds := flag.Int("rounds", 0, "rounds of an accept part (default 3, or 1 with -quick): more for a busy machine")
 	limit := flag.Duration("limit", 6*time.Minute, "end of everything")
 	flag.Parse()
 	if *role == "matomo" {
@@ -96,6 +97,9 @@ func run(ctx context.Context) error {
 	if *quick {
 		b.plan = quickPlan
 	}
+	if *rounds > 0 {
+		b.rounds = *rounds
+	}
 	if b.hits, err = loadSamples(*hits); err != nil {
 		return err
 	}
@@ -116,7 +120,7 @@ func (b *bench) measure(ctx context.Context, chosen []part) error {
 	before := usageNow(began)
 	var failures error
 	for _, p := range chosen {
-		fmt.Fprintf(os.Stderr, "bench: %s …\n", p.name)
+		fmt.Fprintf(os.Stderr, "bench: %3.0f s: %s\n", time.Since(began).Seconds(), p.name)
 		if err := p.run(ctx, b); err != nil {
 			failures = errors.Join(failures, fmt.Errorf("%s: %w", p.name, err))
 		}

@@ -68,6 +68,7 @@ func (p *process) stop() {
 	select {
 	case <-p.ended:
 	case <-time.After(stopGrace):
+		fmt.Fprintf(os.Stderr, "bench: %s has not ended %v after being asked to, and is killed\n", p.name, stopGrace)
 	}
 	_ = syscall.Kill(-p.pid(), syscall.SIGKILL) // as above
 	p.wg.Wait()
@@ -145,7 +146,7 @@ func children(pid int) []int {
 		return nil
 	}
 	var ids []int
-	for _, field := range strings.Fields(string(text)) {
+	for field := range strings.FieldsSeq(string(text)) {
 		if id, err := strconv.Atoi(field); err == nil {
 			ids = append(ids, id)
 		}
