@@ -72,13 +72,6 @@ type windowBlock struct {
 	byteAfter uint64
 }
 
-func (w *windowBlock) settledCount() uint32 {
-	if w.settled == nil {
-		return w.hits
-	}
-	return w.settled.count()
-}
-
 // A journalEntry is a batch that is, or was when the process ended, in flight.
 type journalEntry struct {
 	batch uint64

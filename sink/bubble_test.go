@@ -20,12 +20,14 @@ import (
 // An inProcess is a RoundTripper that calls a fake Matomo without a network, so
 // that a sink can live in a synctest bubble.
 type inProcess struct {
-	matomo  *testkit.Matomo
+	matomo  atomic.Pointer[testkit.Matomo]
 	refuse  atomic.Bool // nobody listens
 	posts   atomic.Int64
 	flying  atomic.Int64
 	highest atomic.Int64 // most requests at a time
 }
+
+func (p *inProcess) set(m *testkit.Matomo) { p.matomo.Store(m) }
 
 var errRefused = errors.New("connection refused")
 
@@ -62,7 +64,7 @@ func (p *inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			answered <- rec
 		}()
-		p.matomo.ServeHTTP(rec, inner)
+		p.matomo.Load().ServeHTTP(rec, inner)
 	}()
 	select {
 	case rec := <-answered:
@@ -92,7 +94,8 @@ func startBubble(t *testing.T, m *testkit.Matomo, cfg Config, src *memorySource)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bubble{net: &inProcess{matomo: m}}
+	b := &bubble{net: &inProcess{}}
+	b.net.set(m)
 	s.client.http.Transport = b.net
 	ctx, cancel := context.WithCancel(context.Background())
 	b.running = &running{Sink: s, src: src, matomo: m, cancel: cancel, done: make(chan error, 1)}

@@ -98,6 +98,9 @@ func (s *Sink) privilegedCanary(ctx context.Context, site int64) round {
 	}
 	v := s.sendCanary(ctx, "?idsite="+strconv.FormatInt(site, 10)+"&rec=0&cip="+canaryAddress)
 	switch {
+	case v.kind == delivered && v.super:
+		s.probe.setKind(tokenSuper)
+		return round{ok: true}
 	case v.kind == delivered && len(v.invalid) == 0:
 		s.probe.setKind(tokenWriter)
 		return round{ok: true}
@@ -117,7 +120,7 @@ func (s *Sink) acceptedFor(ctx context.Context, site int64) bool {
 		return false
 	}
 	v := s.sendCanary(ctx, "?idsite="+strconv.FormatInt(site, 10)+"&rec=0&cip="+canaryAddress)
-	return v.kind == delivered && len(v.invalid) == 0
+	return v.kind == delivered && !v.super && len(v.invalid) == 0
 }
 
 func (s *Sink) sendCanary(ctx context.Context, query string) verdict {

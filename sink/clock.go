@@ -62,10 +62,3 @@ func (c *clock) offset() (least, about time.Duration, known bool) {
 	i := c.last.with(c.now)
 	return i.lower, i.lower + (i.upper-i.lower)/2, i.known
 }
-
-// passed reports how long from now it takes until Matomo's clock has surely
-// reached the Unix second at; 0 when it has.
-func (c *clock) passed(at int64, now time.Time) time.Duration {
-	least, _, _ := c.offset()
-	return max(0, time.Unix(at, 0).Sub(now.Round(0).Add(least)))
-}

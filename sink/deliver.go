@@ -17,13 +17,14 @@ type flight struct {
 	// proven: since the only hit of this flight failed alone, another hit went
 	// through, so a second failure is the hit's own.
 	proven bool
-	// trial: the first hit has failed alone before, and the second is a bystander
-	// that shows whether Matomo works.
+	// trial: the first hit has failed alone before, and the others are bystanders
+	// that show whether Matomo works.
 	trial bool
 
 	good     bool     // a hit was delivered
 	shrink   bool     // smaller batches would have done better
 	suspects []*item  // failed alone, and are not proven
+	outage   bool     // bystanders failed too
 	doubts   []*doubt // outcomes that are not known
 	err      error    // the source failed: the process cannot go on
 }
@@ -77,7 +78,7 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 				plan = append(cut(len(part), v), plan[1:]...)
 			}
 		default:
-			s.giveUp(ctx, f, batch, part, v)
+			s.giveUp(ctx, f, batch, part, a, v)
 			return
 		}
 		if len(plan) > 0 && (stop.Err() != nil || !s.brk.sending()) {
@@ -86,39 +87,51 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 	}
 }
 
-// try sends a suspect, a bystander when that fails, and the suspect again when the
-// bystander goes through. The three requests follow each other at once, so that
-// nothing but the hit itself explains two failures around a success. The order of
-// the two hits can only suffer when Matomo recovers between the first two
-// requests, or fails on a hit twice and then takes it.
+// try sends a suspect, and when that fails bystanders until one goes through, and
+// then everything that failed once more. The requests follow each other at once,
+// so that nothing but a hit itself explains its two failures around a success.
+// Hits can only change places when Matomo recovers in the middle of this.
 func (s *Sink) try(ctx context.Context, f *flight) {
-	suspect, bystander := f.items[:1], f.items[1:]
-	for _, part := range [][]*item{suspect, bystander, suspect} {
-		batch, a, v, err := s.attempt(ctx, part)
+	var failed []*item
+	proven := false
+	// one sends a hit alone; it reports false when the flight ends here.
+	one := func(it *item) bool {
+		batch, a, v, err := s.attempt(ctx, []*item{it})
 		if err != nil {
 			f.err = err
-			return
+			return false
 		}
 		switch v.kind {
 		case delivered:
-			if !s.finish(ctx, f, batch, part, v) || part[0] == suspect[0] {
-				return
-			}
+			return s.finish(ctx, f, batch, []*item{it}, v)
 		case split, tooLarge:
 			if f.err = s.settle(batch, nil); f.err != nil || !s.blameHits(ctx, v) {
-				return
+				return false
 			}
-			switch {
-			case f.good:
-				f.err = s.buryPoison(part[0], v, a)
-				return
-			case part[0] != suspect[0]:
-				f.suspects = append(f.suspects, part[0])
-				return
+			if proven {
+				f.err = s.buryPoison(it, v, a)
+				return f.err == nil
 			}
-			f.suspects = append(f.suspects, part[0])
-		default:
-			s.giveUp(ctx, f, batch, part, v)
+			failed = append(failed, it)
+			return true
+		}
+		s.giveUp(ctx, f, batch, []*item{it}, a, v)
+		return false
+	}
+	for _, it := range f.items {
+		if !one(it) {
+			return
+		}
+		if proven = f.good; proven {
+			break
+		}
+	}
+	if !proven {
+		f.suspects, f.outage = failed[:min(1, len(failed))], len(failed) > 1
+		return
+	}
+	for _, it := range failed {
+		if !one(it) {
 			return
 		}
 	}
@@ -203,11 +216,15 @@ func (s *Sink) finish(ctx context.Context, f *flight, batch uint64, part []*item
 }
 
 // giveUp ends a flight whose hits cannot be delivered now.
-func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item, v verdict) {
+func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item, a *answer, v verdict) {
 	switch v.kind {
 	case unknown:
-		f.doubts = append(f.doubts, newDoubt(batch, part, time.Now().Add(s.cfg.doubtWait())))
-		s.log.Warn("outcome of a batch is unknown; its hits wait until the request can no longer be running", "hits", len(part), "batch", batch, "why", v.detail)
+		due := a.began.Add(s.cfg.doubtWait())
+		if v.over {
+			due = time.Now()
+		}
+		f.doubts = append(f.doubts, newDoubt(batch, part, due))
+		s.log.Warn("outcome of a batch is unknown; its hits wait until the request can no longer be running", "hits", len(part), "batch", batch, "until", due, "why", v.detail)
 	case partial:
 		f.shrink, f.good = true, true
 		var known []hit.Settlement

@@ -215,10 +215,8 @@ func (d *dispatcher) pick(now time.Time) *flight {
 			return &flight{items: batch, proven: true}
 		case d.inFlight == 0 && d.lanes.oldest() == nil:
 			// Nobody else can show whether Matomo works.
-			if other := d.lanes.bystander(d.lanes.bySite[it.Site], horizon); other != nil {
-				return &flight{items: []*item{it, other}, trial: true}
-			}
-			return &flight{items: batch}
+			others := d.lanes.bystanders(d.lanes.bySite[it.Site], horizon)
+			return &flight{items: append(batch, others...), trial: true}
 		}
 		// Another site will show it.
 		d.lanes.release(batch, now, horizon)
@@ -253,11 +251,8 @@ func (d *dispatcher) land(f *flight, now time.Time) error {
 			d.pace.grow()
 		}
 	}
-	outage := false
+	outage := f.outage
 	for _, it := range f.suspects {
-		if it.settled {
-			continue // it was tried again in the same flight
-		}
 		due, all := d.suspects.add(it, d.launches, now)
 		d.lanes.hold(it.Site, due, now, horizon)
 		outage = outage || all
@@ -268,11 +263,12 @@ func (d *dispatcher) land(f *flight, now time.Time) error {
 	return nil
 }
 
-// recall lets suspects go whose wait is over, now that something went through.
+// recall shortens the wait of suspects, now that something went through: while
+// that is fresh a second failure is their own.
 func (d *dispatcher) recall(now time.Time, horizon int64) {
-	for it := range d.suspects.failed {
-		if due := d.suspects.due[it]; !due.After(now) && d.suspects.proven(it, now) {
-			d.lanes.hold(it.Site, time.Time{}, now, horizon)
+	for it, failed := range d.suspects.at {
+		if ln := d.lanes.bySite[it.Site]; ln != nil && !ln.busy && ln.items[0] == it && d.suspects.proven(it, now) {
+			d.lanes.hold(it.Site, failed.Add(suspectDelay), now, horizon)
 		}
 	}
 }

@@ -11,15 +11,20 @@
 //   - Hits of one site are delivered in the order of arrival, and at most one
 //     request with hits of a site is in flight. Requests with hits of different
 //     sites run in parallel, and one request may mix sites. There is one
-//     exception: while a hit is suspected of failing for ever and nothing else
-//     could show that Matomo works, a later hit of its site that shares neither
-//     visitor nor address with any hit before it may go first.
+//     exception: while a hit fails alone and no other site has hits that could
+//     show whether Matomo works, later hits of its own site are tried. Those that
+//     share neither visitor nor address with a hit before them come first; only
+//     where there are none, and after three failures, what stands right behind.
+//     Order among hits of one visitor then suffers only if Matomo recovers between
+//     two requests that follow each other at once: see Sink.try.
 //   - Before a request leaves, its hits are journalled. A request whose outcome
 //     is not known stays in the journal until it can no longer be running, and
 //     then a reconciler decides: see unknown.go.
 //   - A hit is buried only after it has failed alone twice, while the canary
-//     passed, and while another hit went through in between. Nothing is buried
-//     for a broken token, a wrong upstream, an outage or an upgrade.
+//     passed, and while another hit went through in between and just before.
+//     Nothing is buried for a broken token, a wrong upstream, an outage or an
+//     upgrade. Where nothing else goes through, a hit that fails alone stays at
+//     the head of its site and is tried again from time to time.
 //   - Hits that travel with our token never carry a client's token, and a hit
 //     that brought its own token never travels with ours.
 //   - A hit waits until Matomo's clock has passed its time, because Matomo

@@ -102,7 +102,7 @@ func model(t *testing.T, seed uint64) {
 		if d.percent(20) {
 			time.Sleep(time.Duration(d.n(2000)) * time.Millisecond)
 		}
-		d.weather(m, b.net)
+		d.weather(m, b)
 	}
 	m.SetDatabase(testkit.DatabaseUp)
 	b.net.refuse.Store(false)
@@ -153,21 +153,26 @@ func (m *memorySource) settledIDs() []hit.ID {
 }
 
 // weather changes what Matomo stands on, for all requests alike.
-func (d *dice) weather(m *testkit.Matomo, net *inProcess) {
+func (d *dice) weather(m *testkit.Matomo, b *bubble) {
 	switch d.n(400) {
 	case 0:
 		m.SetDatabase(testkit.DatabaseDown)
 		time.Sleep(time.Duration(d.n(300)) * time.Second)
 		m.SetDatabase(testkit.DatabaseUp)
 	case 1:
+		// A hit that is tried in two such times, each right after a success, looks like
+		// poison: the limit of telling one from the other by looking at answers.
+		if b.Status().Suspects > 0 {
+			return
+		}
 		m.SetDatabase(testkit.DatabaseReadOnly)
 		time.Sleep(time.Duration(d.n(300)) * time.Second)
 		m.SetDatabase(testkit.DatabaseUp)
-		time.Sleep(3 * time.Minute) // hits tried in two such times would look like poison
+		time.Sleep(3 * time.Minute)
 	case 2:
-		net.refuse.Store(true)
+		b.net.refuse.Store(true)
 		time.Sleep(time.Duration(d.n(300)) * time.Second)
-		net.refuse.Store(false)
+		b.net.refuse.Store(false)
 	case 3:
 		m.SetRecording(false)
 		time.Sleep(time.Duration(d.n(300)) * time.Second)
@@ -178,7 +183,9 @@ func (d *dice) weather(m *testkit.Matomo, net *inProcess) {
 // lie picks what happens to one request; nil is an honest answer.
 func (d *dice) lie(x *testkit.Exchange) *testkit.Answer {
 	answer := func(a testkit.Answer) *testkit.Answer {
-		if d.percent(30) {
+		// A hit alone is answered at once: what comes and goes while a suspect and its
+		// bystander are tried may cost their order, as Sink.try says.
+		if x.Hits > 1 && d.percent(30) {
 			a = testkit.After(time.Duration(d.n(5000))*time.Millisecond, a)
 		}
 		return &a

@@ -46,6 +46,11 @@ func newDatabase(dsn, prefix string) (*database, error) {
 	if err != nil {
 		return nil, errors.New("the MySQL DSN is not readable (want user:password@tcp(host:port)/database)")
 	}
+	if cfg.Net != "tcp" && cfg.Net != "unix" {
+		// Without tcp(…) the driver takes what stands before the address, a password
+		// perhaps, for the name of a network, and would show it in its errors.
+		return nil, errors.New("the MySQL DSN names no tcp or unix address (want user:password@tcp(host:port)/database)")
+	}
 	if cfg.DBName == "" {
 		return nil, errors.New("the MySQL DSN names no database")
 	}

@@ -27,7 +27,7 @@ func (e *encoder) object(it *item) {
 		clean = nil
 	}
 	if clean == nil || !balanced(clean) {
-		it.malformed = true
+		it.malformed, it.alone = true, true
 		return
 	}
 	members := map[string]json.RawMessage{}

@@ -51,8 +51,7 @@ type prober struct {
 	versionAt        time.Time // of the last change; zero when none was seen
 }
 
-// probe runs all probes. When the connection fails the first says so and the
-// others are not tried.
+// probe runs the probes, until the server stops answering.
 func (p *prober) probe(ctx context.Context) []Probe {
 	var out []Probe
 	for _, one := range []func(context.Context) Probe{p.alive, p.writable, p.load, p.release, p.tables, p.locks, p.galera} {
@@ -61,7 +60,7 @@ func (p *prober) probe(ctx context.Context) []Probe {
 			found.State, found.Detail = ProbeUnknown, mysqlText(found.err)
 		}
 		out = append(out, found)
-		if len(out) == 1 && found.State != ProbeOK {
+		if len(out) == 1 && found.State != ProbeOK || found.err != nil && classify(found.err) == faultUnreachable {
 			break
 		}
 	}
@@ -168,7 +167,7 @@ func (p *prober) matomoVersion(ctx context.Context) (string, error) {
 	return "", first
 }
 
-var errNoVersion = errors.New("Matomo's version is not in its database")
+var errNoVersion = errors.New("the database does not say Matomo's version")
 
 // probedTables are the tables that tracking writes, with a column that the least
 // account may read.

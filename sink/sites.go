@@ -320,4 +320,4 @@ func (a apiAsker) all(ctx context.Context) ([]int64, error) {
 
 func (a apiAsker) some(ctx context.Context, _ []int64) ([]int64, error) { return a.all(ctx) }
 
-var errNotAList = errors.New("Matomo's answer is not a list of sites")
+var errNotAList = errors.New("the answer is not a list of sites")

@@ -21,17 +21,16 @@ import (
 type memorySource struct {
 	tb testing.TB
 
-	mu       sync.Mutex
-	pending  []hit.Pending
-	leased   map[hit.ID]bool
-	settled  map[hit.ID]hit.Settlement
-	order    []hit.ID // as settled
-	journal  map[uint64][]hit.ID
-	batches  uint64
-	next     uint64
-	more     chan struct{} // closed and replaced when something changed
-	fail     error         // of Journal and Settle, when set
-	failFrom int           // Settle calls until fail counts
+	mu      sync.Mutex
+	pending []hit.Pending
+	leased  map[hit.ID]bool
+	settled map[hit.ID]hit.Settlement
+	order   []hit.ID // as settled
+	journal map[uint64][]hit.ID
+	batches uint64
+	next    uint64
+	more    chan struct{} // closed and replaced when something changed
+	fail    error         // of Journal and Settle, when set
 }
 
 func newSource(tb testing.TB) *memorySource {

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// A suspect is tried again after suspectDelay at the earliest, and after twice
-	// as long each time.
+	// A suspect is tried again after suspectDelay when another hit has gone through
+	// meanwhile, else after twice as long each time.
 	suspectDelay    = time.Second
 	maxSuspectDelay = time.Minute
 	// proofAge is how long another hit's success speaks against a suspect. It is
@@ -24,7 +24,7 @@ type suspects struct {
 	// failed is where a suspect stands: the number of the last flight that had
 	// left when it failed.
 	failed map[*item]uint64
-	due    map[*item]time.Time // not tried again before
+	at     map[*item]time.Time // when it failed last
 	// good is the highest number of a flight that delivered a hit.
 	good   uint64
 	goodAt time.Time // when it landed
@@ -33,7 +33,7 @@ type suspects struct {
 }
 
 func newSuspects() *suspects {
-	return &suspects{failed: map[*item]uint64{}, due: map[*item]time.Time{}, fresh: map[hit.ID]struct{}{}}
+	return &suspects{failed: map[*item]uint64{}, at: map[*item]time.Time{}, fresh: map[hit.ID]struct{}{}}
 }
 
 // proven reports whether something went through just now that left after it had
@@ -63,14 +63,14 @@ func (s *suspects) add(it *item, launched uint64, now time.Time) (due time.Time,
 	s.failed[it] = launched
 	s.fresh[it.ID] = struct{}{}
 	due = now.Add(backoff(suspectDelay, maxSuspectDelay, it.lone))
-	s.due[it] = due
+	s.at[it] = now
 	it.lone++
 	return due, len(s.fresh) >= 2
 }
 
 func (s *suspects) forget(it *item) {
 	delete(s.failed, it)
-	delete(s.due, it)
+	delete(s.at, it)
 }
 
 // backoff doubles first with every failure up to most, and spreads by a quarter
@@ -83,51 +83,60 @@ func backoff(first, most time.Duration, failures int) time.Duration {
 	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
 }
 
-// bystander gives the hit of a lane that may show whether Matomo works while the
-// lane's head is a suspect; nil if there is none. The first choice, among the
-// first maxBystanders, is a hit that shares neither the visitor's address nor any
-// visitor id with those in front of it, so that Matomo cannot join it into a
-// visit with one of them. A head that has failed patience times takes what stands
-// right behind the suspects.
-func (l *lanes) bystander(ln *lane, horizon int64) *item {
+// bystanders gives hits of a lane that may show whether Matomo works while the
+// lane's head is a suspect; more of them the oftener it has failed, since they may
+// be as bad. The first choice is hits that share neither the visitor's address nor
+// any visitor id with those in front of them, so that Matomo cannot join them into
+// a visit with one of them. A head that has failed patience times takes what
+// stands right behind it.
+func (l *lanes) bystanders(ln *lane, horizon int64) []*item {
 	seen := map[string]struct{}{}
-	var behind *item
-	for i, it := range ln.items[:min(len(ln.items), maxBystanders)] {
+	var strangers, behind []*item
+	most := bystandersFor(ln.items[0].lone)
+	for i, it := range ln.items[:min(len(ln.items), bystanderSearch)] {
 		if it.settled {
 			continue
 		}
-		if it.doubt || it.At > horizon {
+		if it.doubt || it.malformed || it.At > horizon || len(strangers) == most {
 			break
 		}
-		marks, clean := identity(it), i > 0
+		marks, stranger := identity(it), i > 0
 		for _, m := range marks {
 			if _, met := seen[m]; met {
-				clean = false
+				stranger = false
 			}
 			seen[m] = struct{}{}
 		}
-		fit := it.lone == 0 && !l.single(it) && !it.group.theirs
-		if fit && clean {
-			return it
+		if stranger {
+			strangers = append(strangers, it)
 		}
-		if behind == nil && i > 0 && it.lone == 0 {
-			if behind = it; !fit {
-				break // nothing may overtake it
-			}
+		if i > 0 && len(behind) < most {
+			behind = append(behind, it)
 		}
 	}
-	if behind != nil && ln.items[0].lone >= patience {
+	if len(strangers) == 0 && ln.items[0].lone >= patience {
 		return behind
 	}
-	return nil
+	return strangers
 }
 
 const (
-	// maxBystanders bounds the search.
-	maxBystanders = 1000
+	// bystanderSearch bounds how far behind the suspect bystanders are looked for,
+	// and maxBystanders how many there are.
+	bystanderSearch = 1000
+	maxBystanders   = 50
+	// fewBystanders are enough for the first tries: in an outage each costs a
+	// request and a canary, and nothing is gained.
+	fewBystanders = 5
+	triesAStep    = 16
 	// patience is how often a suspect fails before order gives way to progress.
 	patience = 3
 )
+
+// bystandersFor says how many bystanders a suspect gets that has failed so often.
+func bystandersFor(lone int) int {
+	return min(max(1, min(lone, fewBystanders))+lone/triesAStep, maxBystanders)
+}
 
 // identity gives what Matomo could recognise a visitor by. Addresses count by
 // their network, since Matomo may be set to mask them.
@@ -151,9 +160,9 @@ func identity(it *item) []string {
 	return marks
 }
 
-// network gives the first half of an address's text: two bytes of an IPv4
-// address, and of an IPv6 address what stands before the second colon, which is
-// more than Matomo's widest mask but the last leaves.
+// network gives the beginning of an address's text: two bytes of an IPv4 address,
+// and of an IPv6 address its first two groups. Matomo masks one or two bytes of
+// an IPv4 address as a rule; where it masks more, only ids tell visitors apart.
 func network(ip string) string {
 	seps := 0
 	for i := range len(ip) {

@@ -57,6 +57,9 @@ type verdict struct {
 	detail string // one clause for people; no text of the request or the answer
 	// wait is what the server asked for.
 	wait time.Duration
+	// over: of an unknown outcome, that the request has certainly come to its end,
+	// so that nothing has to be waited for.
+	over bool
 }
 
 // bulkAnswer is the body of Matomo's answer to a bulk request.
@@ -72,6 +75,26 @@ type bulkAnswer struct {
 // arguments: what Matomo does with a request, and how to tell from outside, is
 // all here.
 func judge(a *answer, n int, theirs bool) verdict {
+	v := judgeAnswer(a, n, theirs)
+	v.over = ended(a)
+	return v
+}
+
+// ended reports whether the answer shows that PHP is done with the request. PHP
+// answers at its end, and a gateway says 502 when PHP refused the request or its
+// process is gone. Behind 504 and the like PHP may run on.
+func ended(a *answer) bool {
+	if a.err != nil {
+		return false
+	}
+	switch a.status {
+	case http.StatusOK, http.StatusNoContent, http.StatusInternalServerError, http.StatusBadGateway:
+		return true
+	}
+	return false
+}
+
+func judgeAnswer(a *answer, n int, theirs bool) verdict {
 	if a.err != nil {
 		if !a.sent {
 			return verdict{kind: retryWhole, reason: ReasonDown, detail: "no connection to Matomo"}

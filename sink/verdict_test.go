@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -171,4 +172,33 @@ func FuzzJudge(f *testing.F) {
 			t.Errorf("%v names invalid hits", v.kind)
 		}
 	})
+}
+
+func TestAnEndedRequestIsNotWaitedFor(t *testing.T) {
+	tests := []struct {
+		name string
+		a    answer
+		want bool
+	}{
+		{"Matomo failed in words", answer{sent: true, status: 200, body: []byte("Error: gone")}, true},
+		{"a gateway whose PHP refused or died", answer{sent: true, status: 502}, true},
+		{"a gateway that did not wait", answer{sent: true, status: 504}, false},
+		{"a proxy's own timeout", answer{sent: true, status: 524}, false},
+		{"a connection that broke", answer{sent: true, err: errors.New("reset")}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := judge(&tt.a, 3, false)
+			if v.kind != unknown || v.over != tt.want {
+				t.Errorf("kind %v, over %v, want unknown, %v", v.kind, v.over, tt.want)
+			}
+		})
+	}
+}
+
+func TestDSNWithoutAnAddressIsRefusedWithoutItsPassword(t *testing.T) {
+	_, err := newDatabase("sluice:geheim(db:3306)/matomo", "matomo_")
+	if err == nil || strings.Contains(err.Error(), "geheim") {
+		t.Errorf("newDatabase = %v, want an error without the password", err)
+	}
 }

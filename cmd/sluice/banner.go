@@ -30,13 +30,15 @@ func text(a net.Addr) string {
 	return a.String()
 }
 
-// banner is what a first start shows. It ends with a command to try.
+// banner is what a first start shows. It ends with a command to try, and it is
+// written at once, so that no log line gets between.
 func (e *edge) banner() {
+	var b strings.Builder
 	st, s := e.queue.Stats(), e.settings
 	https, http := e.proxy.Addrs()
-	e.printf("%s\n", build())
+	fmt.Fprintln(&b, build())
 	line := func(name, place, detail string) {
-		e.printf("  %-10s  %-28s  %s\n", name, place, detail)
+		fmt.Fprintln(&b, strings.TrimRight(fmt.Sprintf("  %-10s  %-28s  %s", name, place, detail), " "))
 	}
 	if https != nil {
 		detail := "certificate: " + string(s.TLS.Mode)
@@ -52,12 +54,13 @@ func (e *edge) banner() {
 	line("sending to", s.Matomo.URL.String(), "")
 	line("status", "http://"+e.adminAddr+"/", "")
 	if e.secrets.MatomoToken == "" {
-		e.printf("%s no token: %s. Set matomo.token-file\n", e.mark(toneWarn), withoutToken)
+		fmt.Fprintf(&b, "%s no token: %s. Set matomo.token-file\n", e.mark(toneWarn), withoutToken)
 	}
 	if e.secrets.MySQLDSN == "" {
-		e.printf("%s no MySQL account: %s\n", e.mark(toneWarn), withoutMySQL(s.Sink.OnUnknown))
+		fmt.Fprintf(&b, "%s no MySQL account: %s\n", e.mark(toneWarn), withoutMySQL(s.Sink.OnUnknown))
 	}
-	e.printf("ready in %s. Try:  %s\n", span(e.now().Sub(e.begun)), e.try(https, http))
+	fmt.Fprintf(&b, "ready in %s. Try:  %s\n", span(e.now().Sub(e.begun)), e.try(https, http))
+	e.printf("%s", b.String())
 }
 
 // try gives a command that makes a hit.

@@ -213,7 +213,7 @@ func TestDurableBeforeTheAnswerUnderKills(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 
 	matomo := testkit.NewMatomo(testkit.MatomoConfig{})
-	edge := newEdgeProcess(t, matomo.Serve(t), t.TempDir(), "--sink.request-timeout=5s")
+	edge := newEdgeProcess(t, matomo.Serve(t), t.TempDir(), "--sink.request-timeout=5s", "--sink.server-limit=1s")
 	edge.start()
 
 	ctx, stop := context.WithCancel(t.Context())

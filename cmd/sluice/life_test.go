@@ -133,6 +133,9 @@ func TestAFailedDiskEndsEverythingAtOnce(t *testing.T) {
 				if took := time.Since(begun); took > 0 {
 					t.Errorf("took %v, want no time at all", took)
 				}
+				if seen := s.seen(); name != "while stopping" && strings.Contains(seen, "stopping") || name == "while starting" && strings.Contains(seen, "ready") {
+					t.Errorf("went on as if nothing had happened: %s", seen)
+				}
 				s.abandon()
 			})
 		})
@@ -270,7 +273,7 @@ func TestWords(t *testing.T) {
 	day := 24 * time.Hour
 	tests := []struct{ got, want string }{
 		{number(0), "0"}, {number(-1234567), "-1,234,567"}, {number(999), "999"}, {number(1000), "1,000"},
-		{size(0), "0 B"}, {size(999), "999 B"}, {size(1023), "1.0 KiB"}, {size(138 << 20), "138 MiB"}, {size(41<<30 + 200<<20), "41.2 GiB"},
+		{size(0), "0 B"}, {size(-3 << 30), "-3.0 GiB"}, {size(999), "999 B"}, {size(1023), "1.0 KiB"}, {size(138 << 20), "138 MiB"}, {size(41<<30 + 200<<20), "41.2 GiB"},
 		{span(-1), "0 s"}, {span(1100 * time.Microsecond), "1.1 ms"}, {span(340 * time.Millisecond), "340 ms"}, {span(57 * time.Minute), "57 min"},
 		{span(101 * time.Minute), "1 h 41 min"}, {span(3*day + 20*time.Hour), "3 d 20 h"},
 		{rate(0), "0/s"}, {rate(1.34), "1.3/s"}, {rate(1234.5), "1,235/s"},

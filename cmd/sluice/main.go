@@ -16,6 +16,7 @@ import (
 	"slices"
 	"syscall"
 	"time"
+	_ "time/tzdata" // a container without a system has no time zones
 
 	"github.com/alecthomas/kong"
 
@@ -93,9 +94,6 @@ func run(p *process) int {
 	args := p.args
 	if len(args) == 1 && args[0] == "--version" {
 		args = []string{"version"}
-	}
-	if len(args) == 0 {
-		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)
 	if helped {

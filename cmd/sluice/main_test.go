@@ -26,11 +26,16 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // now is the time of every command in a test, except of the edge itself.
 func testNow() time.Time { return time.Date(2026, 3, 17, 0, 47, 0, 0, time.UTC) }
 
-// command runs one command line in this process.
+// command runs one command line in this process. One that starts an edge by mistake
+// finds that it was told to stop.
 func command(env []string, args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
+	signals := make(chan os.Signal, 1)
+	if len(args) > 0 && args[0] == "serve" {
+		signals <- syscall.SIGTERM
+	}
 	code = run(&process{
-		args: args, env: env, stdin: strings.NewReader(""), stdout: &out, stderr: &errs, now: testNow, zone: time.UTC, pid: 1,
+		args: args, env: env, stdin: strings.NewReader(""), stdout: &out, stderr: &errs, signals: signals, now: testNow, zone: time.UTC, pid: 1,
 	})
 	return code, out.String(), errs.String()
 }
@@ -76,7 +81,7 @@ func TestCommandLine(t *testing.T) {
 		env  []string
 		want int
 	}{
-		{"no-command-is-help", "", nil, exitOK},
+		{"no-command", "", nil, exitUsage},
 		{"help", "--help", nil, exitOK},
 		{"help-of-serve", "serve --help", nil, exitOK},
 		{"help-of-check", "check --help", nil, exitOK},
@@ -113,7 +118,7 @@ func TestCommandLine(t *testing.T) {
 			if strings.Contains(stdout+stderr, "0123456789abcdef") {
 				t.Errorf("a token is printed: %s%s", stdout, stderr)
 			}
-			golden(t, tt.name, fmt.Sprintf("$ sluice %s\n%s%sexit %d\n", tt.args, stdout, stderr, code))
+			golden(t, tt.name, fmt.Sprintf("$ %s\n%s%sexit %d\n", strings.TrimSpace("sluice "+tt.args), stdout, stderr, code))
 		})
 	}
 }
@@ -121,7 +126,7 @@ func TestCommandLine(t *testing.T) {
 func TestSettingsThatServeRefuses(t *testing.T) {
 	unknown := file(t, "sluice.yaml", "matomo.url: http://m\nsink.batch-hit: 3\n", 0o644)
 	open := file(t, "token", "0123456789abcdef", 0o644)
-	dsn := file(t, "dsn", "sluice:geheim(db:3306)/matomo", 0o600)
+	dsn := file(t, "dsn", "sluice:geheim@tcp(db:3306", 0o600)
 	noURL := file(t, "other.yaml", "listen: :1\n", 0o644)
 	tests := []struct {
 		name, arg, want string
@@ -467,7 +472,7 @@ func TestReadinessFallsAtTheSignalAndHitsAreTakenDuringTheDelay(t *testing.T) {
 	s := startServer(t, t.TempDir(), nobody, "--shutdown.delay=2s")
 	s.signals <- syscall.SIGTERM
 	s.log.await(t, `"msg":"stopping","why":"terminated"`)
-	if code, _, stderr := s.run("healthcheck"); code != 1 || stderr != "sluice: not ready: Sluice is stopping\n" {
+	if code, _, stderr := s.run("healthcheck"); code != 1 || stderr != "sluice: not ready: the edge is stopping\n" {
 		t.Errorf("healthcheck exits %d: %s", code, stderr)
 	}
 	if code := s.hit("idsite=1&rec=1"); code != 200 {

@@ -33,7 +33,7 @@ func (c call) reach(ctx context.Context, o *printer, l *config.Loader, k *kong.C
 	err = use(client)
 	if c.offline && errors.Is(err, admin.ErrNotRunning) {
 		fmt.Fprintf(o.stderr, "no Sluice is running at %s: reading %s\n", c.client.Admin.Listen, c.client.DataDir)
-		return offlineFailure(c.what, offline(ctx, c.client, use))
+		return offlineFailure(c.what, c.client.DataDir, offline(c.client, use))
 	}
 	if err != nil {
 		return remoteFailure(c.what, c.client, err)
@@ -42,7 +42,7 @@ func (c call) reach(ctx context.Context, o *printer, l *config.Loader, k *kong.C
 }
 
 // offline opens a copy of the queue and lets use talk to it.
-func offline(_ context.Context, c *config.Client, use func(*admin.Client) error) error {
+func offline(c *config.Client, use func(*admin.Client) error) error {
 	return queue.WithCopy(c.DataDir, func(q *queue.Queue) error {
 		const key = "local"
 		room := queueRoom{q}
@@ -71,14 +71,14 @@ func (noDrain) Pause(string, string, time.Time) {}
 func (noDrain) Resume(string) {}
 
 // offlineFailure gives an error of reading the directory its exit code and a way on.
-func offlineFailure(what string, err error) error {
+func offlineFailure(what, dir string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, queue.ErrLocked):
 		return &failure{exitNotNow, what, err, "--admin.listen as the running Sluice has it"}
 	case errors.Is(err, queue.ErrNotFound):
-		return &failure{exitFailed, what, err, "--data-dir as Sluice has it"}
+		return &failure{exitFailed, what, errors.New("there is no queue in " + dir), "--data-dir or --config as Sluice has it"}
 	}
 	if _, ok := errors.AsType[*failure](err); ok {
 		return err

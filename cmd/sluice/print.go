@@ -136,6 +136,9 @@ func number(n int64) string {
 // size writes bytes with three figures and a binary unit.
 func size(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	if n < 0 {
+		return "-" + size(-n)
+	}
 	value, unit := float64(n), 0
 	for value >= 1000 && unit < len(units)-1 {
 		value, unit = value/1024, unit+1

@@ -64,13 +64,16 @@ func (o *printer) stats(s admin.QueueStats) {
 	if s.Behind.OldestAt != nil {
 		o.printf("    oldest %s (%s)", o.clock(*s.Behind.OldestAt), span(seconds(s.Behind.OldestAgeSeconds)))
 	}
-	o.printf("    uncertain %s\n", number(s.Sum.Uncertain))
+	o.printf("    on the way %s    uncertain %s\n", number(s.Behind.OnTheWay), number(s.Sum.Uncertain))
 	if s.Pace.In == nil {
 		o.printf("pace       not known yet\n")
 	} else {
 		o.printf("pace       in %s    out %s    %s\n", rate(*s.Pace.In), rate(*s.Pace.Out), o.empty(s))
 	}
 	o.printf("disk       %s used, %s free above reserve", size(s.Disk.UsedBytes), size(s.Disk.FreeBytes))
+	if s.Disk.FreeBytes <= 0 {
+		o.printf("  %s nothing is accepted", o.mark(toneBad))
+	}
 	if s.Disk.RoomSeconds != nil {
 		o.printf(", room for %s without Matomo", room(*s.Disk.RoomSeconds))
 	}

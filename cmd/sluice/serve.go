@@ -174,7 +174,7 @@ func sinkConfig(s *config.Settings, secrets config.Secrets, q *queue.Queue) sink
 		Token:    secrets.MatomoToken.Reveal(),
 		DSN:      secrets.MySQLDSN.Reveal(), TablesPrefix: s.MySQL.TablesPrefix,
 		Lanes: s.Sink.Lanes, BatchHits: s.Sink.BatchHits, BatchBytes: int(s.Sink.BatchBytes), OnUnknown: string(s.Sink.OnUnknown),
-		RequestTimeout: s.Sink.RequestTimeout, Grace: s.Shutdown.Grace, ProbeInterval: s.Sink.ProbeInterval,
+		RequestTimeout: s.Sink.RequestTimeout, ServerLimit: s.Sink.ServerLimit, Grace: s.Shutdown.Grace, ProbeInterval: s.Sink.ProbeInterval,
 	}
 	if q != nil {
 		c.Pending = func() int64 { return q.Stats().Pending }
@@ -187,7 +187,7 @@ func (e *edge) buildProxy() error {
 	files := raiseFiles(e.log)
 	connections := capConnections(s.Proxy.MaxConnections, files)
 	if connections < s.Proxy.MaxConnections {
-		e.log.Warn("the limit on open files lowers the number of connections", "connections", connections, "files", files)
+		e.log.Info("the limit on open files lowers the number of connections", "connections", connections, "files", files)
 	}
 	certificates, err := e.certificates()
 	if err != nil {
@@ -212,7 +212,7 @@ func (e *edge) buildProxy() error {
 		CookieIgnoreName: s.Matomo.CookieIgnore, CookieVisitorName: s.Matomo.CookieVisitor,
 		CustomTimestampAge: s.Matomo.CustomTimestamp,
 		ShutdownDelay:      s.Shutdown.Delay, Grace: s.Shutdown.Grace,
-		PassThrough: e.passThrough, Ready: e.queue.Ready,
+		PassThrough: passThrough(e.sink.Healthy, e.queue.PendingOf), Ready: e.queue.Ready,
 	}, appender{e.queue}, sites{e.sink.Sites()}, e.log, e.set)
 	if err != nil {
 		return &failure{exitSettings, "settings", err, "sluice check"}
@@ -236,8 +236,8 @@ func (e *edge) certificates() (*tls.Config, error) {
 
 // passThrough allows a hit straight to Matomo, past a full queue: only while Matomo
 // takes hits and none of the site waits, since it would overtake those.
-func (e *edge) passThrough(site int64) bool {
-	return e.sink.Healthy() && e.queue.PendingOf(site) == 0
+func passThrough(healthy func() bool, pendingOf func(site int64) int64) func(site int64) bool {
+	return func(site int64) bool { return healthy() && pendingOf(site) == 0 }
 }
 
 func (e *edge) buildAdmin(key string) error {
@@ -281,7 +281,7 @@ func (e *edge) checks() []admin.Check {
 		}},
 		{Name: "running", Probe: func() error {
 			if e.stopping.Load() {
-				return errors.New("Sluice is stopping")
+				return errors.New("the edge is stopping")
 			}
 			return nil
 		}},

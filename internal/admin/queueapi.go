@@ -51,12 +51,13 @@ const meanHitBytes = 400
 
 func (s *Server) stats() QueueStats {
 	st, now := s.parts.Queue.Stats(), s.now().UTC()
+	drain := s.parts.Drain.Status()
 	// The queue knows the hits in doubt since a crash, the drain also those since.
-	st.Uncertain = max(st.Uncertain, int64(s.parts.Drain.Status().Uncertain))
+	st.Uncertain = max(st.Uncertain, int64(drain.Uncertain))
 	stats := QueueStats{
 		V: shapeVersion, Edge: s.cfg.Edge, At: now,
 		Sum:    Sum{st.Accepted, st.Delivered, st.Invalid, st.Dead, st.Pending, st.Uncertain, st.Difference},
-		Behind: Behind{PendingBytes: st.PendingBytes},
+		Behind: Behind{PendingBytes: st.PendingBytes, OnTheWay: int64(drain.Leased)},
 		Disk:   Disk{UsedBytes: st.DiskBytes, FreeBytes: st.FreeBytes, ReserveBytes: st.Reserve},
 		Store: Store{
 			Generation: fmt.Sprintf("%016x", st.Generation), Shelves: st.Shelves, Blocks: st.Blocks,

@@ -80,6 +80,7 @@ type QueueStats struct {
 // Behind says how far Matomo is behind.
 type Behind struct {
 	PendingBytes     int64      `json:"pending_bytes"`
+	OnTheWay         int64      `json:"on_the_way"` // pending hits that are being fed now
 	OldestAt         *time.Time `json:"oldest_at"`
 	OldestAgeSeconds float64    `json:"oldest_age_seconds"` // 0 when nothing waits
 	EmptyAt          *time.Time `json:"empty_at"`           // null: not at this pace, or not known

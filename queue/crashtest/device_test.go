@@ -12,6 +12,7 @@ import (
 type recording struct {
 	r     *recorder
 	base  []byte // the disk before
+	begin int    // the log position at which the file system was mounted
 	lives []recordedLife
 }
 
@@ -35,6 +36,7 @@ func recordLives(t *testing.T, f filesystem, dir string, lives int, life time.Du
 	r.record(true)
 	m := newMountPoint(t, filepath.Join(dir, "mnt"))
 	m.mustMount(f, dev, options...)
+	rec.begin = r.position()
 	l := newLedger()
 	for i := range lives {
 		rec.lives = append(rec.lives, recordedLife{from: r.position(), led: l.clone()})
@@ -128,7 +130,7 @@ func (rec *recording) states(t *testing.T, early, busy, other int) []crashState 
 	var out []crashState
 	add := func(at int) { out = append(out, crashState{at: at, loss: loss(len(out) % 4)}) }
 	for range early {
-		add(1 + rng.IntN(min(len(log)-1, first+first/4)))
+		add(min(rec.begin+1+rng.IntN(first+first/4-rec.begin), len(log)-1))
 	}
 	moments := rec.r.busiest(busy)
 	for i := range busy {
@@ -139,7 +141,7 @@ func (rec *recording) states(t *testing.T, early, busy, other int) []crashState 
 		add(moments[i%len(moments)])
 	}
 	for range other {
-		add(1 + rng.IntN(len(log)-1))
+		add(rec.begin + 1 + rng.IntN(len(log)-1-rec.begin))
 	}
 	return out
 }

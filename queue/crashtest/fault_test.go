@@ -64,15 +64,17 @@ func failDisk(t *testing.T, writes, flushes bool, lasts time.Duration) {
 		t.Errorf("the disk fails, and the queue has not noticed: %v", err)
 	}
 	if err == nil {
-		(&result{t: t, led: l, p: p}).judgeDelay(injection{call: "disk"})
 		select {
 		case <-p.exited:
+			(&result{t: t, led: l, p: p}).judgeDelay(injection{call: "disk"})
 		case <-time.After(waitLimit):
 			t.Error("the worker hangs")
 		}
 	}
 	p.kill()
+	r.mu.Lock()
 	t.Logf("acknowledged %d, refused requests of the disk %d, failure %q", p.acks, r.failed, p.failure)
+	r.mu.Unlock()
 	// The disk as it is now, on its own.
 	r.fail(false, false)
 	r.mu.Lock()
@@ -105,6 +107,11 @@ func TestNoTableIsEverCompacted(t *testing.T) {
 		p.mustAwait("the end", func() bool { return p.closed })
 		<-p.exited
 	}
+	// A compaction would begin within a second or so of an opening.
+	p := start(t, l, job{Role: roleWork, Dir: dir, Reserve: 1, Base: lifeBase(lives), Appenders: 1, Pad: 8000, Pause: 50 * time.Millisecond}, nil)
+	p.mustAwait("the opening", func() bool { return p.ready })
+	<-time.After(2500 * time.Millisecond)
+	p.kill()
 	check(t, l, job{Dir: dir, Reserve: 1}, "after many tables")
 	shelf := newestShelf(t, dir)
 	db, err := badger.Open(bareOptions(shelf, true).WithReadOnly(true))
@@ -191,7 +198,7 @@ func TestFrozenDiskTakesReadinessAway(t *testing.T) {
 		t.Cleanup(func() { _ = m.ioctl(ioctlThaw, 0) }) // an error says that it is not frozen
 		const limit = 6500 * time.Millisecond
 		if err := p.await(limit, func() bool { return p.saysNow != "ok" && p.saysNow != "" }); err != nil {
-			t.Errorf("the disk has hung for %v, and Ready says %q", time.Since(frozen).Round(time.Millisecond), p.saysNow)
+			t.Errorf("the disk has hung for %v, and Ready says %q", time.Since(frozen).Round(time.Millisecond), p.said())
 		}
 		p.mu.Lock()
 		p.acks = 0
@@ -202,7 +209,7 @@ func TestFrozenDiskTakesReadinessAway(t *testing.T) {
 		if err := m.ioctl(ioctlThaw, 0); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("frozen for %v: Ready said %q", time.Since(frozen).Round(time.Millisecond), p.saysNow)
+		t.Logf("frozen for %v: Ready said %q", time.Since(frozen).Round(time.Millisecond), p.said())
 	}
 	p.mustAwait("acknowledgements", func() bool { return p.acks >= 50 && p.saysNow == "ok" })
 	p.kill()

@@ -34,7 +34,7 @@ func TestKilledWorkerLosesNothingAcknowledged(t *testing.T) {
 	rng, _ := newRand(t)
 	dir := t.TempDir()
 	l := newLedger()
-	for life := range rounds(20, 300) {
+	for life := range rounds(20, 100) {
 		p := start(t, l, busyJob(dir, rng, lifeBase(life)), nil)
 		killAfter(p, 1+rng.IntN(150), time.Duration(rng.IntN(8000))*time.Microsecond)
 		census := job{Dir: dir, Reserve: 1, ShelfBytes: 96 << 10, Abandon: rng.IntN(3) == 0}

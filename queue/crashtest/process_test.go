@@ -32,6 +32,8 @@ type process struct {
 	led     *ledger
 	changed chan struct{} // closed and renewed at every line
 	acks    int           // in this life
+	refused int           // appends refused in this life
+	settles int           // settlements in this life
 	ready   bool
 	closed  bool // the worker has closed the queue
 	saysNow string
@@ -111,6 +113,10 @@ func (p *process) take(line string) {
 		p.quiet = true
 	case strings.HasPrefix(line, "A "):
 		p.acks++
+	case strings.HasPrefix(line, "f "):
+		p.refused++
+	case strings.HasPrefix(line, "S "):
+		p.settles++
 	case strings.HasPrefix(line, "Y "):
 		p.saysNow = line[2:]
 	case strings.HasPrefix(line, "F "):
@@ -173,6 +179,20 @@ func (p *process) mustAwait(what string, cond func() bool) {
 // tell writes a command to the worker. A worker that is gone is noticed elsewhere.
 func (p *process) tell(command string) { _, _ = io.WriteString(p.in, command+"\n") }
 
+// said gives what Ready said last.
+func (p *process) said() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.saysNow
+}
+
+// acked gives how many sets were acknowledged in this life.
+func (p *process) acked() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.acks
+}
+
 // statsNow asks the worker for its figures.
 func (p *process) statsNow() queue.Stats {
 	p.t.Helper()
@@ -205,7 +225,10 @@ type tail struct {
 	buf []byte
 }
 
-const tailBytes = 16 << 10
+const (
+	tailBytes  = 16 << 10
+	shownBytes = 1500
+)
 
 func (w *tail) Write(b []byte) (int, error) {
 	w.mu.Lock()
@@ -221,6 +244,9 @@ func (w *tail) Write(b []byte) (int, error) {
 func (w *tail) String() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.buf) > 2*shownBytes {
+		return string(w.buf[:shownBytes]) + " ... " + string(w.buf[len(w.buf)-shownBytes/2:])
+	}
 	return string(w.buf)
 }
 

@@ -239,6 +239,10 @@ func (w *worker) obey() {
 		case "drain": // settle everything from now on
 			w.Strict = true
 			go w.consume(100)
+		case "consume": // as a sink might, some of it without a journal
+			for i := range uint64(20) {
+				go w.consume(200 + i) // ended with the process
+			}
 		case "stats":
 			w.stats()
 		case "close":
