@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -438,7 +437,7 @@ func (s *stream) newShelf(first blockKey) *shelf {
 	return &shelf{
 		dir:   filepath.Join(s.dir, shelfName(first)),
 		first: first,
-		log:   badgerLog{log: s.log, fail: s.fail, broken: &atomic.Bool{}},
+		log:   newBadgerLog(s.log, s.fail),
 		room:  s.guard.mayWrite,
 	}
 }

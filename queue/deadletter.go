@@ -232,7 +232,7 @@ func (d *deadLetters) shrink() error {
 	if live*deadCopyRatio > size {
 		return nil
 	}
-	if free, _, err := freeBytes(d.dir); err != nil || free < size+hardFloor {
+	if free, _, err := FreeSpace(d.dir); err != nil || free < size+hardFloor {
 		return err // writing through mapped files on a full disk would kill the process
 	}
 	return d.exchange()
@@ -252,11 +252,11 @@ func (d *deadLetters) exchange() error {
 			err = fresh.put([]*hit.DeadLetter{l})
 		}
 		if err != nil {
-			return errors.Join(err, db.Close())
+			return errors.Join(err, d.log.close(db))
 		}
 		copied++
 	}
-	if err := db.Close(); err != nil {
+	if err := d.log.close(db); err != nil {
 		return err
 	}
 	if err := syncTree(tmp); err != nil {
@@ -269,11 +269,11 @@ func (d *deadLetters) exchange() error {
 	verified := 0
 	for _, err := range fresh.all(context.Background(), DeadFilter{}) {
 		if err != nil {
-			return errors.Join(err, db.Close())
+			return errors.Join(err, d.log.close(db))
 		}
 		verified++
 	}
-	if err := db.Close(); err != nil {
+	if err := d.log.close(db); err != nil {
 		return err
 	}
 	if verified != copied {
@@ -287,7 +287,7 @@ func (d *deadLetters) exchange() error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.db.Close(); err != nil {
+	if err := d.log.close(d.db); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(d.path(d.number)); err != nil {

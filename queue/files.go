@@ -115,8 +115,9 @@ func writeStore(dir string, generation uint64) error {
 	return writeFileDurably(filepath.Join(dir, "store.json"), append(data, '\n'))
 }
 
-// freeBytes is the space that this process may still use on dir's file system.
-func freeBytes(dir string) (free, total int64, err error) {
+// FreeSpace gives the bytes that this process may still use on the file system of
+// dir, and the size of it.
+func FreeSpace(dir string) (free, total int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, 0, fmt.Errorf("statfs %s: %w", dir, err)

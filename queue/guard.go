@@ -56,7 +56,7 @@ type guard struct {
 }
 
 func newGuard(dir string, reserve, maxSize int64, log *slog.Logger) (*guard, error) {
-	g := &guard{dir: dir, reserve: reserve, maxSize: maxSize, log: log, statfs: freeBytes}
+	g := &guard{dir: dir, reserve: reserve, maxSize: maxSize, log: log, statfs: FreeSpace}
 	free, total, err := g.statfs(dir)
 	if err != nil {
 		return nil, err

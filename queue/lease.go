@@ -46,11 +46,17 @@ func (r *leaseReader) setOrphans(st *state) {
 	}
 }
 
-// doubt gives the newest batch of the journal in which a hit was left, or 0.
+// doubt says which batch a hit was left in: [DoubtLost] where the journal itself
+// is lost, 0 if in none.
 func (r *leaseReader) doubt(st *state, number uint64, index uint32) uint64 {
 	if number <= st.doubtUntil {
 		return DoubtLost
 	}
+	return r.leftIn(st, number, index)
+}
+
+// leftIn gives the newest open batch of the journal that names a hit, or 0.
+func (r *leaseReader) leftIn(st *state, number uint64, index uint32) uint64 {
 	batch := uint64(0)
 	for _, o := range r.orphans[number] {
 		if _, open := st.journal[o.batch]; open && o.from <= index && index <= o.to {

@@ -92,7 +92,7 @@ func (s *stream) start(l *load) error {
 // listShelves finds the shelves by their names, oldest first, and finishes
 // removals and rebuilds that were under way.
 func (s *stream) listShelves() error {
-	if err := finishRebuilds(s.dir, badgerLog{log: s.log, fail: s.fail}); err != nil {
+	if err := finishRebuilds(s.dir, newBadgerLog(s.log, s.fail)); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(s.dir)
@@ -192,11 +192,11 @@ func (s *stream) openShelf(sh *shelf) (*badger.DB, *load, error) {
 	holds, herr := holdsRecords(db)
 	older := len(s.shelves) > 1 || sh.first.number == 1
 	if errors.Is(err, errIncomplete) && !holds && herr == nil && !rebuilt && older {
-		return nil, nil, errors.Join(errUnfinished, db.Close())
+		return nil, nil, errors.Join(errUnfinished, files.log.close(db))
 	}
 	if !rebuilt && (isDamage(err) || herr != nil || err == nil && l.repaired) {
 		// The files may prove more than Badger gives.
-		if err := db.Close(); err != nil {
+		if err := files.log.close(db); err != nil {
 			return nil, nil, err
 		}
 		if db, err = files.reopen(cmp.Or(err, herr, errShort)); err != nil {
@@ -204,17 +204,17 @@ func (s *stream) openShelf(sh *shelf) (*badger.DB, *load, error) {
 		}
 		l, err = s.loadFrom(db)
 		if holds, herr = holdsRecords(db); herr != nil {
-			return nil, nil, errors.Join(herr, db.Close())
+			return nil, nil, errors.Join(herr, files.log.close(db))
 		}
 	}
 	if errors.Is(err, errIncomplete) {
 		if !holds && older {
-			return nil, nil, errors.Join(errNothing, db.Close())
+			return nil, nil, errors.Join(errNothing, files.log.close(db))
 		}
 		l, err = s.derive(db)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, db.Close())
+		return nil, nil, errors.Join(err, files.log.close(db))
 	}
 	return db, l, nil
 }

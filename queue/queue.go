@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -98,7 +97,7 @@ func (q *Queue) open(o Options) error {
 		return err
 	}
 	q.inst = newInstruments(o.Metrics, q)
-	if q.dead, err = openDeadLetters(filepath.Join(o.Dir, "dead"), badgerLog{log: o.Log, fail: q.fail, broken: &atomic.Bool{}}); err != nil {
+	if q.dead, err = openDeadLetters(filepath.Join(o.Dir, "dead"), newBadgerLog(o.Log, q.fail)); err != nil {
 		return err
 	}
 	q.live, err = openStream(streamConfig{

@@ -54,7 +54,7 @@ func (f *dbFiles) rebuild(cause error) error {
 // roomToRebuild: writing through mapped files on a full disk would kill the
 // process.
 func (f *dbFiles) roomToRebuild() error {
-	free, _, err := freeBytes(f.dir)
+	free, _, err := FreeSpace(f.dir)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (f *dbFiles) copyEntries(fresh string) (int, error) {
 	}
 	want, err := f.fill(db)
 	// Close flushes the memtable into a synced table.
-	if err := errors.Join(err, db.Close()); err != nil {
+	if err := errors.Join(err, f.log.close(db)); err != nil {
 		return 0, err
 	}
 	if err := syncTree(fresh); err != nil {

@@ -73,7 +73,7 @@ func (f *dbFiles) settle() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(db.Close(), syncTree(f.dir))
+	return errors.Join(f.log.close(db), syncTree(f.dir))
 }
 
 // reopen rebuilds the closed database and opens it again.
@@ -92,7 +92,7 @@ func (f *dbFiles) openProven() (*badger.DB, error) {
 		return nil, err
 	}
 	if err := f.settleSalvage(db); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, f.log.close(db))
 	}
 	return db, nil
 }

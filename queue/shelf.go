@@ -65,6 +65,11 @@ type badgerLog struct {
 	broken *atomic.Bool
 }
 
+// newBadgerLog gives the logger of one database.
+func newBadgerLog(log *slog.Logger, fail func(error)) badgerLog {
+	return badgerLog{log: log, fail: fail, broken: &atomic.Bool{}}
+}
+
 // closePatience is how long a database whose disk has failed may take to close.
 const closePatience = 500 * time.Millisecond
 

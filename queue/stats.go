@@ -16,7 +16,8 @@ import (
 type Stats struct {
 	Accepted, Delivered, Invalid, Dead, Pending int64 // hits
 	// Uncertain is the pending hits that were in flight when the process last
-	// ended and about which nothing was decided yet.
+	// ended and about which nothing was decided yet. Hits of which the journal
+	// itself was lost ([DoubtLost]) are not counted.
 	Uncertain int64
 	// Difference is accepted - delivered - invalid - dead - pending, where pending
 	// is counted from the blocks and the others by the counters. Anything but 0
@@ -85,11 +86,9 @@ func (q *Queue) Stats() Stats {
 func (r *leaseReader) uncertain(st *state) (n int64) {
 	for number, list := range r.orphans {
 		for _, o := range list {
-			if _, open := st.journal[o.batch]; !open {
-				continue
-			}
 			for i := uint64(o.from); i <= uint64(o.to); i++ {
-				if !st.isSettled(number, uint32(i)) {
+				// A hit may stand in several batches; it counts in its newest.
+				if !st.isSettled(number, uint32(i)) && r.leftIn(st, number, uint32(i)) == o.batch {
 					n++
 				}
 			}

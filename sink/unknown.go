@@ -43,7 +43,7 @@ func (s *Sink) resolve(_ context.Context, d *doubt) resolution {
 		return resolution{doubt: d}
 	}
 	s.ins.unknown.Add(len(d.items))
-	s.log.Warn("hits of unknown outcome are sent again, since no MySQL account can say whether Matomo has them", "hits", len(d.items), "batch", d.batch)
+	s.log.Warn("hits of unknown outcome are sent again: Matomo may have them twice (sink.on-unknown)", "hits", len(d.items), "batch", d.batch)
 	r := resolution{doubt: d, cleared: d.items}
 	if !d.inherited {
 		if err := s.src.Settle(d.batch, nil); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"sluice/internal/config"
+	"sluice/queue"
 )
 
 type checkCommand struct {
@@ -153,19 +155,20 @@ func (c *checkCommand) disk(o *printer) finding {
 		f.Text = err.Error()
 		return f
 	}
-	free, err := freeBytes(dir)
+	free, total, err := queue.FreeSpace(dir)
 	if err != nil {
 		f.Text = err.Error()
 		return f
 	}
-	return c.judgeDisk(f, m, dir, free, syncSpeed)
+	reserve := cmp.Or(int64(c.Queue.Reserve), queue.DefaultReserve(total))
+	return c.judgeDisk(f, m, dir, free, reserve, syncSpeed)
 }
 
 // slowSync is a mean time of a sync from which on visitors notice.
 const slowSync = 50 * time.Millisecond
 
 // judgeDisk makes one line of what is known of the disk.
-func (c *checkCommand) judgeDisk(f finding, m mount, dir string, free int64,
+func (c *checkCommand) judgeDisk(f finding, m mount, dir string, free, reserve int64,
 	measure func(dir string) (mean, worst time.Duration, err error),
 ) finding {
 	f.Level = levelOK
@@ -183,12 +186,12 @@ func (c *checkCommand) judgeDisk(f finding, m mount, dir string, free int64,
 			parts = append(parts, "slow: visitors wait that long for an answer")
 		}
 	}
-	above := free - int64(c.Queue.Reserve)
+	above := free - reserve
 	if above > 0 {
 		parts = append(parts, size(above)+" above reserve")
 	} else {
 		f.Level = levelFault
-		parts = append(parts, fmt.Sprintf("%s free is below the reserve of %s: nothing would be accepted", size(free), size(int64(c.Queue.Reserve))))
+		parts = append(parts, fmt.Sprintf("%s free is below the reserve of %s: nothing would be accepted", size(free), size(reserve)))
 		f.Try = "free some space, or lower queue.reserve"
 	}
 	if doubt := m.doubt(); doubt != "" {

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A mount is where a directory is kept.
@@ -92,15 +90,6 @@ func existing(path string) (string, error) {
 		}
 		path = filepath.Dir(path)
 	}
-}
-
-// freeBytes is what an ordinary user may still write there.
-func freeBytes(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("ask for the free space of %s: %w", dir, err)
-	}
-	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // How the sync speed is measured.

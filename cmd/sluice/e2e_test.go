@@ -360,7 +360,7 @@ func TestCommandsAgreeWithTheDaemon(t *testing.T) {
 		t.Errorf("queue ls = %s", out)
 	}
 	edge.stop()
-	if out := run("queue", "verify", "--data-dir="+dir); !strings.Contains(out, "5") {
+	if out := run(append([]string{"queue", "verify"}, at...)...); !strings.Contains(out, "5") {
 		t.Errorf("queue verify on a stopped edge = %s", out)
 	}
 }

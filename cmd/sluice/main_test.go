@@ -195,7 +195,6 @@ func TestCheckTellsOfDisks(t *testing.T) {
 		return func(string) (time.Duration, time.Duration, error) { return mean, 2 * mean, err }
 	}
 	c := &checkCommand{Online: true}
-	c.Queue.Reserve = 2 << 30
 	tests := []struct {
 		name        string
 		m           mount
@@ -214,7 +213,7 @@ func TestCheckTellsOfDisks(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			f := c.judgeDisk(finding{}, tt.m, "/x", tt.free, measure(tt.mean, tt.err))
+			f := c.judgeDisk(finding{}, tt.m, "/x", tt.free, 2<<30, measure(tt.mean, tt.err))
 			if f.Level != tt.level || !strings.Contains(f.Text, tt.text) {
 				t.Errorf("got %+v, want %s with %q", f, tt.level, tt.text)
 			}

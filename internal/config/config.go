@@ -107,7 +107,7 @@ type ProxySettings struct {
 
 // QueueSettings bounds what the queue may use of the disk.
 type QueueSettings struct {
-	Reserve ByteSize `name:"reserve" default:"2GiB" min:"64MiB" max:"1TiB" help:"Space that is left free on the disk: below it no hit is accepted any more."`
+	Reserve ByteSize `name:"reserve" default:"0" min:"64MiB" max:"1TiB" zero:"2 % of the disk, at least 512MiB" help:"Space that is left free on the disk: below it no hit is accepted any more. 0 is 2 % of the disk, at least 512MiB."`
 	MaxSize ByteSize `name:"max-size" default:"0" min:"256MiB" max:"1PiB" zero:"none" help:"Most that the queue may take of the disk; 0 is no limit but the reserve."`
 }
 

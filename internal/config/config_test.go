@@ -71,7 +71,7 @@ func TestDefaultsNeedOnlyMatomosAddress(t *testing.T) {
 	if l.DataDir != "./sluice-data" || l.Listen != ":8443" || l.ListenHTTP != "" || l.Admin.Listen != "127.0.0.1:8444" {
 		t.Errorf("got %q %q %q %q", l.DataDir, l.Listen, l.ListenHTTP, l.Admin.Listen)
 	}
-	if l.EdgeID == "" || l.Queue.Reserve != 2<<30 || l.Sink.BatchBytes != 512<<10 {
+	if l.EdgeID == "" || l.Queue.Reserve != 0 || l.Sink.BatchBytes != 512<<10 {
 		t.Errorf("got edge %q, reserve %v, batch bytes %v", l.EdgeID, l.Queue.Reserve, l.Sink.BatchBytes)
 	}
 }
@@ -168,7 +168,7 @@ func TestValues(t *testing.T) {
 		{"address that cannot be read is refused", "--matomo.url=http://%zz", "want an address"},
 		{"size in decimal units is good", "--queue.reserve=5GB", ""},
 		{"size with a fraction is good", "--queue.reserve=1.5GiB", ""},
-		{"size below the least is refused", "--queue.reserve=1MiB", "want 64MiB to 1TiB"},
+		{"size below the least is refused", "--queue.reserve=1MiB", "or 64MiB to 1TiB"},
 		{"size that is not a number is refused", "--queue.reserve=NaNGiB", "want a number with a unit"},
 		{"negative size is refused", "--queue.reserve=-1GiB", "want a number with a unit"},
 		{"size beyond all disks is refused", "--queue.reserve=99999999PiB", "want a number with a unit"},

@@ -349,7 +349,7 @@ func (l *ledger) judge(c *findings) []string {
 			uncertain++
 		}
 	}
-	if c.whole && st.Uncertain < uncertain {
+	if c.whole && st.Uncertain != uncertain {
 		add("Stats says that %d hits are uncertain, %d are", st.Uncertain, uncertain)
 	}
 	if c.whole && len(c.dead) != l.outcomes['d'] {
