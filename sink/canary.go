@@ -128,7 +128,7 @@ func (s *Sink) sendCanary(ctx context.Context, query string) verdict {
 	defer cancel()
 	body := append([]byte(`{"token_auth":`), appendJSONString(nil, s.cfg.Token)...)
 	body = append(body, `,"requests":["`+query+`"]}`...)
-	return judge(s.client.bulk(ctx, body, group{}), 1, false)
+	return judge(s.client.bulk(ctx, body, group{}, ""), 1, false)
 }
 
 // canaryPasses runs the canary and opens the breaker when it fails.

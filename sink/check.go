@@ -46,7 +46,7 @@ func (s *Sink) Check(ctx context.Context) []Finding {
 func (s *Sink) checkMatomo(ctx context.Context) Finding {
 	f := Finding{Name: "matomo", Level: LevelOK}
 	if s.cfg.Token == "" {
-		a := s.client.bulk(ctx, []byte(`{"requests":["?idsite=1&rec=0"]}`), group{})
+		a := s.client.bulk(ctx, []byte(`{"requests":["?idsite=1&rec=0"]}`), group{}, "")
 		if v := judge(a, 1, true); v.kind != delivered {
 			return f.fault(v.detail)
 		}

@@ -38,6 +38,9 @@ type client struct {
 	apiURL    string // Matomo's index.php, for the Reporting API
 	timeout   time.Duration
 	clock     *clock
+	// forwardHeader names the visitor's address to Matomo where [client.bulk] is
+	// given one; "" = it is not named.
+	forwardHeader string
 }
 
 // An answer is what came back for one request.
@@ -107,10 +110,14 @@ func newClient(endpoint string, timeout time.Duration, idle int, clk *clock) (*c
 	}, nil
 }
 
-// bulk posts the body of a bulk request. A failure is in the answer.
-func (c *client) bulk(ctx context.Context, body []byte, g group) *answer {
+// bulk posts the body of a bulk request of one group. visitor, if not empty, is the
+// address that Matomo is told the request comes from. A failure is in the answer.
+func (c *client) bulk(ctx context.Context, body []byte, g group, visitor string) *answer {
 	return c.post(ctx, c.bulkURL, body, func(h http.Header) {
 		h.Set("Content-Type", "application/json")
+		if visitor != "" && c.forwardHeader != "" {
+			h.Set(c.forwardHeader, visitor)
+		}
 		if g.doNotTrack {
 			h.Set("DNT", "1")
 		}

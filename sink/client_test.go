@@ -44,7 +44,7 @@ func TestClientSendsNoHeaderThatMatomoReads(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c.bulk(t.Context(), []byte("hello"), tt.g)
+			c.bulk(t.Context(), []byte("hello"), tt.g, "")
 			if got.Method != http.MethodPost || got.URL.String() != "/sub/matomo.php?queuedtracking=0" || body != "hello" {
 				t.Errorf("%s %s %q, want POST /sub/matomo.php?queuedtracking=0 hello", got.Method, got.URL, body)
 			}
@@ -87,7 +87,7 @@ func TestClientDoesNotFollowRedirects(t *testing.T) {
 		http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
 	}))
 	defer srv.Close()
-	a := clientFor(t, srv.URL+"/matomo.php").bulk(t.Context(), []byte("{}"), group{})
+	a := clientFor(t, srv.URL+"/matomo.php").bulk(t.Context(), []byte("{}"), group{}, "")
 	if a.status != http.StatusTemporaryRedirect || visited {
 		t.Errorf("status %d, followed %v; want 307 and not followed", a.status, visited)
 	}
@@ -118,7 +118,7 @@ func TestClientTellsNeverSentFromUnknown(t *testing.T) {
 			c := clientFor(t, "http://"+p.Addr()+"/matomo.php")
 			c.timeout = 300 * time.Millisecond
 			p.Next(tt.f)
-			a := c.bulk(t.Context(), body, group{})
+			a := c.bulk(t.Context(), body, group{}, "")
 			if a.err == nil || a.sent != tt.sent {
 				t.Errorf("err %v, sent %v; want an error and sent %v", a.err, a.sent, tt.sent)
 			}
@@ -128,7 +128,7 @@ func TestClientTellsNeverSentFromUnknown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := clientFor(t, endpoint)
 			c.timeout = 2 * time.Second
-			a := c.bulk(t.Context(), body, group{})
+			a := c.bulk(t.Context(), body, group{}, "")
 			if a.err == nil || a.sent {
 				t.Errorf("err %v, sent %v; want an error and nothing sent", a.err, a.sent)
 			}
@@ -145,14 +145,14 @@ func TestClientTellsNeverSentFromUnknown(t *testing.T) {
 	t.Run("a server that cannot be trusted", func(t *testing.T) {
 		srv := httptest.NewTLSServer(m)
 		defer srv.Close()
-		if a := clientFor(t, srv.URL+"/matomo.php").bulk(t.Context(), body, group{}); a.err == nil || a.sent {
+		if a := clientFor(t, srv.URL+"/matomo.php").bulk(t.Context(), body, group{}, ""); a.err == nil || a.sent {
 			t.Errorf("err %v, sent %v; want an error and nothing sent", a.err, a.sent)
 		}
 	})
 	t.Run("cancelled before it began", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if a := clientFor(t, "http://"+target+"/matomo.php").bulk(ctx, body, group{}); a.err == nil || a.sent {
+		if a := clientFor(t, "http://"+target+"/matomo.php").bulk(ctx, body, group{}, ""); a.err == nil || a.sent {
 			t.Errorf("err %v, sent %v; want an error and nothing sent", a.err, a.sent)
 		}
 	})
@@ -191,7 +191,7 @@ func TestClientOnAKeptConnectionThatTheServerClosed(t *testing.T) {
 		if i == 1 {
 			<-closed
 		}
-		if a := c.bulk(t.Context(), []byte("{}"), group{}); a.err != nil && a.sent {
+		if a := c.bulk(t.Context(), []byte("{}"), group{}, ""); a.err != nil && a.sent {
 			t.Errorf("request %d: err %v, sent %v", i, a.err, a.sent)
 		}
 	}
@@ -207,7 +207,7 @@ func TestClientBoundsAnswers(t *testing.T) {
 		}
 	}))
 	defer srv.Close()
-	a := clientFor(t, srv.URL+"/matomo.php").bulk(t.Context(), nil, group{})
+	a := clientFor(t, srv.URL+"/matomo.php").bulk(t.Context(), nil, group{}, "")
 	if len(a.body) != maxAnswerBody || !a.truncated {
 		t.Errorf("%d bytes, truncated %v; want %d and true", len(a.body), a.truncated, maxAnswerBody)
 	}

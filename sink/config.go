@@ -44,6 +44,11 @@ type Config struct {
 	BatchBytes int // of one request's body; a larger hit travels alone
 	OnUnknown  string
 
+	// ForwardHeader is the header in which Matomo is told the visitor's address
+	// with hits that brought a token of their own; "" = none. Matomo believes it
+	// only if its proxy_client_headers[] and proxy_ips[] say so.
+	ForwardHeader string
+
 	// RequestTimeout bounds one request. It must be longer than Matomo's server
 	// lets a request run.
 	RequestTimeout time.Duration

@@ -166,10 +166,13 @@ func (s *Sink) attempt(ctx context.Context, part []*item) (uint64, *answer, verd
 	}
 	g := part[0].group
 	token := s.cfg.Token
+	visitor := ""
 	if g.theirs {
-		token = g.token
+		// Matomo books a token that it does not know on the address that it sees, and
+		// locks that address out after twenty: it must not be ours.
+		token, visitor = g.token, part[0].Environment.ClientIP
 	}
-	a := s.client.bulk(ctx, appendEnvelope(room(part, len(token)), token, part), g)
+	a := s.client.bulk(ctx, appendEnvelope(room(part, len(token)), token, part), g, visitor)
 	v := judge(a, len(part), g.theirs)
 	s.ins.batch(v.kind, len(part), a.took)
 	s.load.note(v.kind, a.took)

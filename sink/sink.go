@@ -59,6 +59,9 @@ func New(cfg Config, src Source, log *slog.Logger, set *metrics.Set) (*Sink, err
 	}
 	var err1, err2 error
 	s.client, err1 = newClient(cfg.Endpoint, cfg.RequestTimeout, cfg.Lanes+2, s.clock)
+	if err1 == nil {
+		s.client.forwardHeader = cfg.ForwardHeader
+	}
 	if cfg.DSN != "" {
 		s.db, err2 = newDatabase(cfg.DSN, cfg.TablesPrefix)
 	}

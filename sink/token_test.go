@@ -50,9 +50,22 @@ func TestHitsOfTheirsTravelWithTheirToken(t *testing.T) {
 			}
 			return nil
 		})
-		b := startBubble(t, m, bubbleConfig(), src)
+		cfg := bubbleConfig()
+		cfg.ForwardHeader = "X-Forwarded-For"
+		b := startBubble(t, m, cfg, src)
 		src.waitSettled(within(t, time.Hour), len(want))
 		m.CheckOnce(t, once)
+		for _, r := range m.Requests() {
+			// A wrong token is booked on the address that Matomo sees.
+			wrong := r.Token == "ffffffffffffffffffffffffffffffff"
+			named := r.Header.Get("X-Forwarded-For") == hitOf(1, "").Environment.ClientIP
+			if wrong && !named {
+				t.Error("a wrong token travels without the visitor's address")
+			}
+			if r.Probe && r.Header.Get("X-Forwarded-For") != "" {
+				t.Error("the canary names a visitor")
+			}
+		}
 		for id, as := range want {
 			if got, _ := src.outcome(id); got.As != as {
 				t.Errorf("hit %v ended as %v, want %v", id, got.As, as)

@@ -173,7 +173,7 @@ func sinkConfig(s *config.Settings, secrets config.Secrets, q *queue.Queue) sink
 		Endpoint: s.Matomo.URL.String() + "/matomo.php",
 		Token:    secrets.MatomoToken.Reveal(),
 		DSN:      secrets.MySQLDSN.Reveal(), TablesPrefix: s.MySQL.TablesPrefix,
-		Lanes: s.Sink.Lanes, BatchHits: s.Sink.BatchHits, BatchBytes: int(s.Sink.BatchBytes), OnUnknown: string(s.Sink.OnUnknown),
+		Lanes: s.Sink.Lanes, BatchHits: s.Sink.BatchHits, BatchBytes: int(s.Sink.BatchBytes), OnUnknown: string(s.Sink.OnUnknown), ForwardHeader: s.Sink.ForwardHeader,
 		RequestTimeout: s.Sink.RequestTimeout, ServerLimit: s.Sink.ServerLimit, Grace: s.Shutdown.Grace, ProbeInterval: s.Sink.ProbeInterval,
 	}
 	if q != nil {
