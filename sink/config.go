@@ -17,8 +17,8 @@ const (
 	DefaultLanes          = 4
 	DefaultBatchHits      = 200
 	DefaultBatchBytes     = 512 << 10
-	DefaultRequestTimeout = 300 * time.Second
-	DefaultServerLimit    = time.Minute
+	DefaultRequestTimeout = time.Minute
+	DefaultServerLimit    = 30 * time.Second
 	DefaultGrace          = 30 * time.Second
 	DefaultProbeInterval  = 5 * time.Second
 	DefaultAheadHits      = 16384

@@ -118,8 +118,8 @@ type SinkSettings struct {
 	BatchBytes     ByteSize      `name:"batch-bytes" default:"512KiB" min:"16KiB" max:"16MiB" help:"Size of one request to Matomo, at most; below its post_max_size."`
 	OnUnknown      Choice        `name:"on-unknown" oneof:"resend,hold" default:"resend" help:"What to do with hits of which nobody can say whether Matomo has them: resend or hold."`
 	ForwardHeader  string        `name:"forward-header" default:"X-Forwarded-For" placeholder:"NAME" help:"Header that tells Matomo the visitor's address with hits that bring their own token, so that a wrong token locks out the visitor and not this edge. One of Matomo's proxy_client_headers[], with this edge in proxy_ips[]. Empty is none."`
-	RequestTimeout time.Duration `name:"request-timeout" default:"300s" min:"5s" max:"1h" help:"Time Matomo has to answer; longer than PHP's own limit, or outcomes become unknown."`
-	ServerLimit    time.Duration `name:"server-limit" default:"60s" min:"1s" max:"1h" help:"How much longer than request-timeout a request may still run in PHP after the connection is gone. Hits of unknown outcome wait for both."`
+	RequestTimeout time.Duration `name:"request-timeout" default:"60s" min:"5s" max:"1h" help:"Time Matomo has to answer; longer than PHP's own limit, or outcomes become unknown."`
+	ServerLimit    time.Duration `name:"server-limit" default:"30s" min:"1s" max:"1h" help:"How much longer than request-timeout a request may still run in PHP after the connection is gone. Hits of unknown outcome wait for both."`
 	ProbeInterval  time.Duration `name:"probe-interval" default:"5s" min:"500ms" max:"10m" help:"Time between two looks at whether Matomo can take hits."`
 }
 

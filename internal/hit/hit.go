@@ -30,6 +30,15 @@ func (id ID) String() string {
 	return fmt.Sprintf("%016x-%d-%d", id.Generation, id.Block, id.Index)
 }
 
+// MarshalText gives the form of [ID.String], so that logs and JSON show that.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what [ID.MarshalText] wrote, or returns [ErrBadID].
+func (id *ID) UnmarshalText(text []byte) (err error) {
+	*id, err = ParseID(string(text))
+	return err
+}
+
 // Compare orders the ids of one generation by arrival.
 func (id ID) Compare(other ID) int {
 	return cmp.Or(cmp.Compare(id.Generation, other.Generation),

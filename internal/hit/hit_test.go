@@ -1,6 +1,7 @@
 package hit
 
 import (
+	"encoding/json"
 	"errors"
 	"math"
 	"testing"
@@ -68,4 +69,16 @@ func FuzzParseID(f *testing.F) {
 			t.Errorf("ParseID(%q) = %v", s, id)
 		}
 	})
+}
+
+func TestIDsReadAlikeInLogsAndJSON(t *testing.T) {
+	id := ID{Generation: 0x5f3a9c1e2b7d4a60, Block: 1042, Index: 7}
+	b, err := json.Marshal(map[string]any{"hit": id})
+	if want := `{"hit":"5f3a9c1e2b7d4a60-1042-7"}`; err != nil || string(b) != want {
+		t.Errorf("got %s, %v, want %s", b, err, want)
+	}
+	var back struct{ Hit ID }
+	if err := json.Unmarshal(b, &back); err != nil || back.Hit != id {
+		t.Errorf("read back %v, %v", back.Hit, err)
+	}
 }
