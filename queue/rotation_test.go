@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -122,6 +123,9 @@ func TestADamagedSnapshotIsReplacedByAnOlderOneOfItsShelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, q)
+	for q.live.commitBegan.Load() != 0 { // the committer is still at what follows a commit
+		runtime.Gosched()
+	}
 	if err := q.live.writeSnapshot(q.live.current().db); err != nil { // as checkpoint does
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 )
@@ -30,14 +31,8 @@ func (id ID) String() string {
 	return fmt.Sprintf("%016x-%d-%d", id.Generation, id.Block, id.Index)
 }
 
-// MarshalText gives the form of [ID.String], so that logs and JSON show that.
-func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
-
-// UnmarshalText reads what [ID.MarshalText] wrote, or returns [ErrBadID].
-func (id *ID) UnmarshalText(text []byte) (err error) {
-	*id, err = ParseID(string(text))
-	return err
-}
+// LogValue makes logs show the form of [ID.String].
+func (id ID) LogValue() slog.Value { return slog.StringValue(id.String()) }
 
 // Compare orders the ids of one generation by arrival.
 func (id ID) Compare(other ID) int {
