@@ -242,7 +242,6 @@ func (s *stream) write(g *group, ops []*op, now time.Time) (*delta, error) {
 	s.pace.observe(len(g.keys), took)
 	s.commitMean.Store(int64(s.pace.commit * float64(time.Second)))
 	s.inst.commit(len(g.keys), size+len(value), took)
-	s.guard.wrote(int64(size + len(value)))
 	s.written += int64(size + len(value))
 	s.deltasSince += int64(len(value)) + 32
 
@@ -388,7 +387,6 @@ func (s *stream) writeSnapshot(db *badger.DB) error {
 		}
 	}
 	s.written += int64(len(raw))
-	s.guard.wrote(int64(len(raw)))
 	s.deltasSince, s.snapshotLen = 0, int64(len(raw))
 	return nil
 }

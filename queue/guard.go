@@ -25,9 +25,8 @@ const (
 	// reserveMin and reservePercent make the default reserve.
 	reserveMin     = 512 << 20
 	reservePercent = 2
-	// The guard looks at the disk this often, and after this many bytes.
+	// The guard looks at the disk this often, and before every commit.
 	guardEvery = 200 * time.Millisecond
-	guardBytes = 8 << 20
 	// Accepting begins again when free space is this much above the reserve.
 	guardHysteresis = 1.25
 )
@@ -47,9 +46,8 @@ type guard struct {
 	log     *slog.Logger
 	statfs  func(dir string) (free, total int64, err error) // replaced in tests
 
-	free  atomic.Int64
-	since atomic.Int64 // bytes written since the last look
-	full  atomic.Bool
+	free atomic.Int64
+	full atomic.Bool
 
 	mu      sync.Mutex
 	ballast bool
@@ -94,17 +92,9 @@ func (g *guard) run(stop <-chan struct{}) {
 	}
 }
 
-// wrote tells the guard of written bytes.
-func (g *guard) wrote(n int64) {
-	if g.since.Add(n) >= guardBytes {
-		g.look()
-	}
-}
-
 func (g *guard) look() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.since.Store(0)
 	free, _, err := g.statfs(g.dir)
 	if err != nil {
 		g.log.Error("free disk space is not known; the last figure is kept", "err", err)
