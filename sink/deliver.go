@@ -20,6 +20,8 @@ type flight struct {
 	// trial: the first hit has failed alone before, and the others are bystanders
 	// that show whether Matomo works.
 	trial bool
+	// refused: Matomo would not take the client's token, so nothing is sent.
+	refused bool
 
 	good     bool     // a hit was delivered
 	shrink   bool     // smaller batches would have done better
@@ -36,6 +38,10 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 	todo := f.items
 	if todo[0].malformed {
 		f.err = s.settle(0, bury(todo[:1], BuriedMalformed, nil))
+		return
+	}
+	if f.refused {
+		f.err = s.settle(0, refuse(todo))
 		return
 	}
 	if f.trial {
@@ -294,6 +300,16 @@ func (s *Sink) settle(batch uint64, settlements []hit.Settlement) error {
 		return fmt.Errorf("settle a batch: %w", err)
 	}
 	return nil
+}
+
+// refuse marks hits as invalid and gives their settlements.
+func refuse(items []*item) []hit.Settlement {
+	out := make([]hit.Settlement, len(items))
+	for i, it := range items {
+		it.settled, it.as = true, hit.Invalid
+		out[i] = hit.Settlement{ID: it.ID, As: hit.Invalid}
+	}
+	return out
 }
 
 // bury marks hits as dead and gives their settlements.

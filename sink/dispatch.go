@@ -208,6 +208,15 @@ func (d *dispatcher) pick(now time.Time) *flight {
 			return nil
 		}
 		it := batch[0]
+		if it.group.theirs {
+			if a := d.s.clients.admit(it, now); a.refused {
+				return &flight{items: batch, refused: true}
+			} else if a.until.After(now) {
+				d.lanes.release(batch, now, horizon)
+				d.lanes.hold(it.Site, a.until, now, horizon)
+				continue
+			}
+		}
 		switch {
 		case len(batch) > 1 || !d.suspects.suspected(it):
 			return &flight{items: batch}
@@ -289,7 +298,12 @@ func (d *dispatcher) resolve(r resolution, now time.Time) error {
 	}
 	if len(open) > 0 {
 		r.doubt.items = open
-		d.held = append(d.held, r.doubt)
+		if r.again > 0 {
+			r.doubt.due = now.Add(r.again)
+			d.doubts = append(d.doubts, r.doubt)
+		} else {
+			d.held = append(d.held, r.doubt)
+		}
 	}
 	return nil
 }

@@ -65,39 +65,6 @@ func (p *pace) lanes() int {
 	return p.cfg.Lanes
 }
 
-// maxClientTokens bounds what is remembered about clients' tokens.
-const maxClientTokens = 1024
-
-// clientTokens remember which clients' tokens are a superuser's, so that their
-// hits can share a batch. Methods may be called from any goroutine.
-type clientTokens struct {
-	mu    sync.Mutex
-	known map[string]struct{}
-}
-
-func newClientTokens() *clientTokens { return &clientTokens{known: map[string]struct{}{}} }
-
-func (t *clientTokens) super(token string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	_, ok := t.known[token]
-	return ok
-}
-
-func (t *clientTokens) learn(token string, v verdict) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case v.kind == delivered && v.super:
-		if len(t.known) >= maxClientTokens {
-			clear(t.known)
-		}
-		t.known[token] = struct{}{}
-	case v.kind == delivered || v.kind == partial:
-		delete(t.known, token)
-	}
-}
-
 // figures are what the dispatcher shows of itself.
 type figures struct {
 	inFlight, lanes, batch       int

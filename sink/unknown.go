@@ -30,7 +30,10 @@ type resolution struct {
 	doubt *doubt
 	// cleared are hits that are in doubt no more: settled, or to be sent again.
 	cleared []*item
-	err     error // the source failed: the process cannot go on
+	// again is when to ask again about those that are not cleared; 0 leaves them
+	// undecided.
+	again time.Duration
+	err   error // the source failed: the process cannot go on
 }
 
 // resolve is the one place that decides about hits in doubt. It is called when
