@@ -45,6 +45,9 @@ type answer struct {
 	retryAfter bool
 	close      bool // the connection must end: its input is not at a request's begin
 
+	// cookies are further header lines, each with its line end.
+	cookies []byte
+
 	relayed *relay // Matomo's own answer, instead of all the above
 }
 
@@ -96,6 +99,12 @@ func bulkAnswer(get, body bool, tracked, invalid int) answer {
 	return a
 }
 
+// bulkFailure is the answer to a bulk that Matomo refuses as a whole, whatever its
+// send_image says.
+func bulkFailure(get bool, status int) answer {
+	return answer{status: status, contentType: typeJSON, bodies: [2]string{`{"status":"error","tracked":0,"invalid":0}`}, cors: !get}
+}
+
 // fault is an answer of the edge itself.
 func fault(status int, text string, get bool) answer {
 	return answer{status: status, contentType: typeText, bodies: [2]string{text}, noStore: true, cors: !get,
@@ -110,6 +119,7 @@ const retryAfterSeconds = "5"
 // all but Content-Length, Date and Connection.
 func (a *answer) appendHeaders(b []byte, origin []byte) []byte {
 	b = append(append(b, a.contentType...), "\r\n"...)
+	b = append(b, a.cookies...)
 	if a.noStore {
 		b = append(b, "Cache-Control: no-store\r\n"...)
 	}
@@ -206,7 +216,7 @@ func (a *answer) write(w http.ResponseWriter, origin []byte, last bool) {
 	h["Content-Type"] = nil
 	for line := range strings.SplitSeq(string(a.appendHeaders(nil, origin)), "\r\n") {
 		if name, value, ok := strings.Cut(line, ": "); ok {
-			h[name] = []string{value}
+			h[name] = append(h[name], value) // a bulk sets a cookie for each hit
 		}
 	}
 	if a.status != http.StatusNoContent {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,40 @@ func BenchmarkFast(b *testing.B) {
 				c.out = a.append(c.out[:0], c.request.origin, c.s.date(c.request.receivedAt), false)
 			}
 		})
+	}
+}
+
+// BenchmarkCollapse measures what looking for retries costs, 64 connections at the
+// same time. Only a hit in a body can be retried, and only by an image.
+func BenchmarkCollapse(b *testing.B) {
+	const beacon = "POST /matomo.php?" + benchQuery + " HTTP/1.1\r\n" + benchHeaders + "Content-Length: 0\r\n\r\n"
+	image := strings.Replace(benchGet, "send_image=0", "send_image=1", 1)
+	for _, hit := range []struct{ name, raw string }{{"image", image}, {"beacon", beacon}, {"post", benchPost}} {
+		for _, setting := range []struct {
+			name string
+			*retries
+		}{{"off", nil}, {"on", newRetries()}} {
+			b.Run("hit="+hit.name+"/collapse="+setting.name, func(b *testing.B) {
+				e, _ := newEndpoint(nil)
+				e.queue, e.retries = nullQueue{}, setting.retries
+				if e.retries != nil {
+					e.retries.expect(retryKey{}) // so that there is something to look for
+				}
+				s := &Server{cfg: *e.cfg, endpoint: *e, metrics: e.metrics}
+				b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					c := fastConn{s: s, buf: []byte(hit.raw)}
+					c.end = len(c.buf)
+					c.request.peerText = "192.0.2.1"
+					for pb.Next() {
+						h, _ := parseHead(c.buf, &c.request, defaultBodyBytes)
+						a := c.handle(h)
+						c.out = a.append(c.out[:0], c.request.origin, c.s.date(c.request.receivedAt), false)
+					}
+				})
+			})
+		}
 	}
 }
 

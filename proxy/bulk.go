@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"net/http"
 
 	"sluice/internal/hit"
 	"sluice/internal/phpform"
@@ -13,6 +14,7 @@ type bulkTally struct {
 	tracked int // recorded, left out or empty
 	invalid int
 	dropped int // of the tracked: those that Matomo would leave out
+	astray  int // those without a site that Matomo has
 }
 
 // serveBulk answers a client's bulk. Its hits that are worth keeping become one
@@ -32,18 +34,43 @@ func (e *endpoint) serveBulk(ctx context.Context, r *request, s *scratch) answer
 
 	c := e.circumstancesOf(r)
 	c.token = ownToken(token.param())
+	c.authorised = e.cfg.BulkRequiresAuth
 	s.set.Hits = s.set.Hits[:0]
 	var tally bulkTally
 	for _, element := range elements(requests) {
 		e.takeElement(ctx, element, s, &c, &tally)
 	}
+	if status := e.refusesBulk(&c, &tally); status != 0 {
+		return bulkFailure(get, status)
+	}
 	if len(s.set.Hits) > 0 {
-		if failure, ok := e.keep(ctx, r, s); !ok {
+		if failure, ok := e.keepOnce(ctx, r, s); !ok {
 			return failure
 		}
 	}
 	e.metrics.dropped.Add(tally.dropped)
-	return bulkAnswer(get, sendsBody(image.param()), tally.tracked, tally.invalid)
+	a := bulkAnswer(get, sendsBody(image.param()), tally.tracked, tally.invalid)
+	a.cookies = c.cookies.headers()
+	return a
+}
+
+// refusesBulk gives the status with which Matomo refuses a bulk as a whole when
+// bulk_requests_require_authentication is set (authenticateRequests of
+// plugins/BulkTracking/Tracker/Requests.php), 0 when it does not. It then looks at
+// the bulk's own token only, for every hit, and before anything else. Whether the
+// token is good is for Matomo to say: its hits travel with it.
+func (e *endpoint) refusesBulk(c *circumstances, tally *bulkTally) int {
+	switch {
+	case !e.cfg.BulkRequiresAuth || tally.tracked+tally.invalid == 0:
+		return 0
+	case c.token == "":
+		e.metrics.badInput("bulk_token")
+		return http.StatusInternalServerError
+	case tally.astray > 0:
+		e.metrics.badInput("bulk_site")
+		return http.StatusBadRequest
+	}
+	return 0
 }
 
 // sendsBody reads a bulk's send_image: only what PHP reads as the string "0"
@@ -104,6 +131,7 @@ func (e *endpoint) takeElement(ctx context.Context, v jsonValue, s *scratch, c *
 	}
 	if s.params.count == 0 {
 		tally.tracked++
+		tally.astray++
 		return
 	}
 
@@ -115,11 +143,20 @@ func (e *endpoint) takeElement(ctx context.Context, v jsonValue, s *scratch, c *
 	case refuse:
 		e.metrics.badInput(string(j.reason))
 		tally.invalid++
+		if j.reason == reasonSite {
+			tally.astray++
+		}
 		return
 	case drop:
 		tally.dropped++
 	case store:
+		c.cookies.recorded(&s.params, j.time.at)
 		h.Rights, h.Token, h.Site, h.At = j.rights, j.token, j.site, j.time.at
+		if h.Form == hit.Query {
+			h.Params = e.maskQuery(h.Params, &s.params)
+		} else {
+			h.Params = e.maskObject(v)
+		}
 		s.set.Hits = append(s.set.Hits, h)
 	}
 	tally.tracked++

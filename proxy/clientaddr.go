@@ -11,9 +11,10 @@ import (
 // X-Forwarded-For that is not itself trusted; Forwarded is read when there is no
 // X-Forwarded-For. A proxy that sets only Forwarded must therefore remove the
 // other header, which a client could have sent. At an entry that is no address
-// the last good one is taken. Before is returned when the text is the same.
+// the last good one is taken. What is found is masked as [Config.MaskAddress]
+// says. Before is returned when the text is the same.
 func (e *endpoint) clientAddress(r *request, before string) string {
-	if len(e.cfg.Trusted) == 0 || !e.trusts(r.peer) {
+	if !e.trusts(r.peer) && (e.cfg.MaskAddress == 0 || !r.peer.IsValid()) {
 		return r.peerText
 	}
 	address := r.peer
@@ -34,7 +35,7 @@ func (e *endpoint) clientAddress(r *request, before string) string {
 		address = hop
 	}
 	var buffer [maxAddressText]byte
-	text := address.AppendTo(buffer[:0])
+	text := mask(address, e.cfg.MaskAddress).AppendTo(buffer[:0])
 	if string(text) == before {
 		return before
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"sluice/internal/hit"
@@ -68,12 +70,46 @@ type Config struct {
 	Expose   string         // [ExposeAll] when empty
 	Limits   Limits         // zero fields take their defaults
 
+	// MaskAddress is how many bytes of a visitor's address, 0 to 4, are set to zero
+	// before it is stored, by the rules of Matomo's own anonymizing: of an IPv6
+	// address 64, 80, 104 or all bits. With more than 0 no hit goes past the queue,
+	// since it would bring Matomo the whole address.
+	MaskAddress int
+
+	// CollapseRetries stores a hit once that matomo.js sends again because it did not
+	// get the answer.
+	CollapseRetries bool
+
 	CookieIgnoreName  string // matomo_ignore when empty
 	CookieVisitorName string // _pk_uid when empty
+
+	// ThirdPartyCookie is Matomo's use_third_party_id_cookie: the visitor's id is
+	// read from the cookie, and answers to hits that are stored set it. The other
+	// three repeat Matomo's cookie_path, cookie_domain and cookie_expire.
+	ThirdPartyCookie bool
+	CookiePath       string
+	CookieDomain     string
+	CookieExpire     time.Duration // 393 days when zero, as in Matomo
+
+	// DoNotTrack is Matomo's option to heed the headers DNT and X-Do-Not-Track.
+	// Hits of such visitors are stored all the same, since a plugin may decide
+	// otherwise, but are answered as Matomo does.
+	DoNotTrack bool
+
+	// KeepHeaders names further headers that are stored with a hit, in lower case
+	// and sorted. None may be one that the proxy reads itself.
+	KeepHeaders []string
 
 	// CustomTimestampAge is the age at which a custom time needs a token; a day
 	// when zero, as in Matomo.
 	CustomTimestampAge time.Duration
+
+	// OpenTracking is Matomo's tracking_requests_require_authentication = 0: hits may say
+	// another address, place or time without a token.
+	OpenTracking bool
+	// BulkRequiresAuth is Matomo's bulk_requests_require_authentication = 1: a bulk
+	// without a token is refused, and all hits of one need it.
+	BulkRequiresAuth bool
 
 	ShutdownDelay time.Duration // how long to go on serving after the stop signal
 	Grace         time.Duration // how long requests in hand may take after that
@@ -113,6 +149,7 @@ const (
 	defaultProxyTimeout  = 30 * time.Minute
 
 	defaultCustomTimestampAge = 24 * time.Hour
+	defaultCookieExpire       = 393 * 24 * time.Hour
 
 	minHeaderBytes = 1 << 10 // below it ordinary browsers would be refused
 )
@@ -133,6 +170,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Expose, ExposeAll)
 	setDefault(&c.CookieIgnoreName, "matomo_ignore")
 	setDefault(&c.CookieVisitorName, "_pk_uid")
+	setDefault(&c.CookieExpire, defaultCookieExpire)
 
 	var faults []error
 	fault := func(format string, args ...any) {
@@ -152,6 +190,18 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Expose != ExposeAll && c.Expose != ExposeTrackingOnly {
 		fault("expose %q, want %q or %q", c.Expose, ExposeAll, ExposeTrackingOnly)
 	}
+	if c.MaskAddress < 0 || c.MaskAddress > maxMask {
+		fault("%d bytes of addresses to mask, want 0 to %d", c.MaskAddress, maxMask)
+	}
+	for _, name := range c.KeepHeaders {
+		var h headers
+		if h.field([]byte(name)) != nil || isHint([]byte(name)) || strings.ToLower(name) != name {
+			fault("header %q cannot be kept", name)
+		}
+	}
+	if !slices.IsSorted(c.KeepHeaders) {
+		fault("the headers to keep are not sorted")
+	}
 	if l.HeaderBytes < minHeaderBytes {
 		fault("header limit %d bytes, want at least %d", l.HeaderBytes, minHeaderBytes)
 	}
@@ -159,7 +209,7 @@ func (c Config) withDefaults() (Config, error) {
 		fault("a limit is negative")
 	}
 	for _, d := range []time.Duration{l.HeaderTimeout, l.BodyTimeout, l.WriteTimeout, l.IdleTimeout,
-		l.ProxyTimeout, c.CustomTimestampAge, c.ShutdownDelay, c.Grace} {
+		l.ProxyTimeout, c.CustomTimestampAge, c.CookieExpire, c.ShutdownDelay, c.Grace} {
 		if d < 0 {
 			fault("a duration is negative")
 			break

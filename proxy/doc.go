@@ -10,6 +10,10 @@
 // cannot be stored is passed straight to Matomo if [Config.PassThrough] allows
 // it, and answered 503 otherwise.
 //
+// With [Config.CollapseRetries] a hit is stored once that matomo.js sends a second
+// time because it did not get the answer (collapse.go). The second is answered
+// with 2xx only when the first is stored.
+//
 // Requests are read as PHP and Matomo read them: parameters by internal/phpform,
 // client bulk by PHP's rules for JSON, headers as PHP's $_SERVER has them. Where
 // two equal header lines came, they are joined with ", " (Cookie with "; "), as
@@ -18,6 +22,10 @@
 // A hit that uses a privileged parameter is refused when it brought no token,
 // and marked [hit.Theirs] when it did; it is never marked [hit.Ours], whatever
 // the spelling of the name or the type of the value.
+//
+// With [Config.MaskAddress] the visitor's address is masked before a hit is
+// stored, in the environment and in the parameter cip, and no log line has it.
+// Requests that are forwarded carry the whole address.
 //
 // # Two ways in
 //

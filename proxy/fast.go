@@ -86,6 +86,7 @@ func (s *Server) serveConn(conn net.Conn) {
 	buffer := bufferPool.Get().(*[]byte)
 	c := &fastConn{s: s, conn: conn, buf: *buffer}
 	c.request.peer, c.request.peerText, c.request.https = peer, peer.String(), https
+	c.request.keep = s.cfg.KeepHeaders
 	err := c.serve()
 
 	if err == errDeclined {

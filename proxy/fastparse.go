@@ -47,7 +47,7 @@ func parseHead(b []byte, r *request, maxBody int) (head, headResult) {
 	if !ok {
 		return head{}, headDecline
 	}
-	r.headers = headers{hints: r.hints[:0]}
+	r.headers = headers{hints: r.hints[:0], kept: r.kept[:0]}
 	for len(rest) > 0 {
 		if rest, ok = r.parseHeader(rest, &h); !ok {
 			return head{}, headDecline
@@ -182,7 +182,7 @@ func (r *request) parseHeader(b []byte, h *head) (rest []byte, ok bool) {
 	}
 	field := r.field(name)
 	if field == nil {
-		return rest, true
+		return rest, r.keepHeader(name, v)
 	}
 	if *field != nil || field == &r.host && !isPlainHost(v) {
 		return nil, false

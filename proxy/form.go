@@ -48,19 +48,20 @@ func isBulk(body []byte) bool {
 
 // parameters gives the raw query whose variables are PHP's $_GET + $_POST.
 func (r *request) parameters() []byte {
+	query, _, _ := bytes.Cut(r.query, []byte("#")) // as nginx and Apache do
 	if len(r.body) == 0 {
-		return r.query
+		return query
 	}
 	switch bodyTypeOf(r.method, r.contentType) {
 	case formBody:
-		if len(r.query) == 0 && plainForm(r.body) {
+		if len(query) == 0 && plainForm(r.body) {
 			return r.body
 		}
-		return phpform.Merge(r.query, r.body)
+		return phpform.Merge(query, r.body)
 	case multipartBody:
-		return phpform.Merge(r.query, multipartQuery(r.contentType, r.body))
+		return phpform.Merge(query, multipartQuery(r.contentType, r.body))
 	}
-	return r.query
+	return query
 }
 
 // plainForm says whether PHP reads a form body as it would read the same bytes as

@@ -72,7 +72,7 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, p string) {
 // serveTracking brings net/http's request into the common form and answers it.
 func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place) {
 	request := request{method: r.Method, place: at, query: []byte(r.URL.RawQuery), https: r.TLS != nil, original: r}
-	request.fill(r)
+	request.fill(r, s.cfg.KeepHeaders)
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		request.peer = canonical(ap.Addr())
 	}

@@ -15,6 +15,7 @@ type instruments struct {
 	set *metrics.Set
 
 	stored, passed, refused, dropped *metrics.Counter // hits by answer
+	collapsed                        *metrics.Counter // hits of retries, stored with what they repeat
 	codes                            [6]*metrics.Counter
 	connections                      atomic.Int64
 	fast, handed                     *metrics.Counter // requests of the fast path, connections given to net/http
@@ -28,8 +29,9 @@ func newInstruments(set *metrics.Set) *instruments {
 	m := &instruments{
 		set:    set,
 		stored: hits("stored"), passed: hits("passed"), refused: hits("refused"), dropped: hits("dropped"),
-		fast:   set.NewCounter("sluice_proxy_fast_requests_total"),
-		handed: set.NewCounter("sluice_proxy_handed_connections_total"),
+		collapsed: set.NewCounter("sluice_proxy_collapsed_hits_total"),
+		fast:      set.NewCounter("sluice_proxy_fast_requests_total"),
+		handed:    set.NewCounter("sluice_proxy_handed_connections_total"),
 	}
 	for class := 1; class <= 5; class++ {
 		m.codes[class] = set.NewCounter(fmt.Sprintf(`sluice_proxy_requests_total{code="%dxx"}`, class))

@@ -27,6 +27,7 @@ const (
 	pTimeOffset
 	pVisitor
 	pUser
+	pFirstParty
 	pEventCategory
 	pEventAction
 	pContentName
@@ -72,6 +73,8 @@ func paramOf(name []byte) (param, bool) {
 		return pVisitor, true
 	case "uid":
 		return pUser, true
+	case "_id":
+		return pFirstParty, true
 	case "e_c":
 		return pEventCategory, true
 	case "e_a":
@@ -118,6 +121,9 @@ type value struct {
 type params struct {
 	values [paramCount]value
 	count  int // of all variables, known ones or not; 0 is an empty request
+
+	// addressed: a pair of a query has the name cip, whether it counts or not.
+	addressed bool
 }
 
 // readQuery fills p from a query or form, as PHP registers its variables.
@@ -131,6 +137,7 @@ func (p *params) readQuery(raw []byte) {
 		if !ok {
 			continue
 		}
+		p.addressed = p.addressed || at == pIP
 		switch {
 		case pair.Removed:
 			p.values[at] = value{}

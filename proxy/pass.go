@@ -70,7 +70,7 @@ func (s *Server) reverseProxy(transport *http.Transport) *httputil.ReverseProxy 
 			}
 			if r.Context().Err() == nil {
 				s.metrics.badInput("upstream")
-				s.log.Debug("request not forwarded", "err", err)
+				s.detail.Debug("request not forwarded", "err", err)
 			}
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.Header().Set("Cache-Control", "no-store")

@@ -140,7 +140,12 @@ var timeCorpus = []string{
 	"2026-02-30 10:00:00", "2026-1-2 3:4:5", "2026-11-31", " 2026-11-19 10:00 ", "2026-11-19  10:00", "2026-11-19T10:00:00.123456789+01:00",
 	"2024-02-29", "2025-02-29 23:59:59", "0001-01-01", "9999-12-31 23:59:59", "now", "NOW", " now ", "today", "midnight", "yesterday",
 	"@1700000000", "@-5", "-1 hour", "-1hour", "- 1 hour", "1 hour ago", "-1 hour ago", "+2 days", "-90 min", "-1 month", "now -1 hour",
-	"now-1 hour", "-1 day -2 hours", "-1 HOUR", "-1\thour", "-5 secs", "-3 weeks", "-2 years", "1 month 1 day ago", "+1 month -1 day ago",
+	"now-1 hour", "-1 day -2 hours", "-1 HOUR", "-1\thour", "-5 secs", "-3 weeks", "-1 fortnight", "2 fortnights ago", "-2 years", "1 month 1 day ago", "+1 month -1 day ago",
+	"11/19/2026", "11/19/2026 10:05", "1/2/2026 03:04:05", "2026/11/19", "2026/1/2 10:05", "2026/11/19 23:59:59", "19.11.2026", "2.1.2026 10:05",
+	"19.11.2026 10:05:06", "20261119T100506", "20261119t10:05:06", "19 November 2026", "19 november 2026 10:05", "2 January 2026 10:05:06", "19 Nov 2026",
+	"19 NOV 2026 10:05", "19 Nov 2026 10:05:06", "November 19 2026", "November 19, 2026", "November 19, 2026 10:05", "January 2, 2026 10:05:06",
+	"Nov 19 2026", "Nov 19, 2026", "Nov 19, 2026 10:05", "Nov 19, 2026 10:05:06", "Thu, 19 Nov 2026 10:05:06 +0000", "Thu, 19 Nov 2026 10:05:06 -0130",
+	"Thu, 19 Nov 2026 10:05:06 GMT", "Thu, 19 Nov 2026 10:05:06 UTC", "10:05", "10:05:06", "0:01", "noon", "2026-11-19 24:00:00",
 	"-1 day +2 hours -3 minutes +4 seconds", "2 weeks ago", "-0 days", "+13 months", "-31 days", "-1 sec", "-1 second", "-1 mins",
 }
 
@@ -337,7 +342,7 @@ func TestRequestAsPHP(t *testing.T) {
 			}
 			in := request{method: method, query: []byte(r.URL.RawQuery)}
 			in.body, _ = io.ReadAll(r.Body)
-			in.fill(r)
+			in.fill(r, nil)
 
 			if want, got := res.Header.Get("X-Params"), flatten(in.parameters()); got != want {
 				t.Errorf("variables %s, PHP has %s", got, want)

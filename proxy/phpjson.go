@@ -16,6 +16,7 @@ const maxJSONDepth = 511
 type jsonValue struct {
 	kind jsonKind
 	raw  []byte
+	at   int // where raw begins in the text of what holds the value
 }
 
 type jsonKind uint8
@@ -109,7 +110,7 @@ func (s *jsonScanner) value(depth int) (jsonValue, bool) {
 	if !ok {
 		return jsonValue{}, false
 	}
-	return jsonValue{kind: k, raw: s.b[start:s.at:s.at]}, true
+	return jsonValue{kind: k, raw: s.b[start:s.at:s.at], at: start}, true
 }
 
 func (s *jsonScanner) word(w string) bool {

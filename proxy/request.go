@@ -29,6 +29,8 @@ type request struct {
 	original *http.Request
 
 	charged int64 // bytes of body that count towards Limits.BodyMemory
+
+	keep []string // Config.KeepHeaders, for the fast path
 }
 
 // headers are the values that Matomo or the edge reads, trimmed, each nil when
@@ -46,12 +48,18 @@ type headers struct {
 	via            []byte
 	purpose        []byte // X-Purpose
 	moz            []byte // X-Moz
+	fetchMode      []byte // Sec-Fetch-Mode
 	forwardedFor   []byte
 	forwarded      []byte
 	preflight      [2][]byte // Access-Control-Request-Headers and -Method
 
-	// hints are the headers that begin with Sec-CH-UA.
-	hints []hint
+	forwardedProto []byte // X-Forwarded-Proto
+	forwardScheme  []byte // X-Forwarded-Scheme
+	urlScheme      []byte // X-Url-Scheme
+
+	// hints are the headers that begin with Sec-CH-UA, and kept those of
+	// [Config.KeepHeaders].
+	hints, kept []hint
 }
 
 type hint struct {
@@ -103,9 +111,15 @@ func (h *headers) field(name []byte) *[]byte {
 		if is(name, "content-type") {
 			return &h.contentType
 		}
+		if is(name, "x-url-scheme") {
+			return &h.urlScheme
+		}
 	case 14:
 		if is(name, "x-do-not-track") {
 			return &h.doNotTrack
+		}
+		if is(name, "sec-fetch-mode") {
+			return &h.fetchMode
 		}
 	case 15:
 		if is(name, "accept-language") {
@@ -113,6 +127,14 @@ func (h *headers) field(name []byte) *[]byte {
 		}
 		if is(name, "x-forwarded-for") {
 			return &h.forwardedFor
+		}
+	case 17:
+		if is(name, "x-forwarded-proto") {
+			return &h.forwardedProto
+		}
+	case 18:
+		if is(name, "x-forwarded-scheme") {
+			return &h.forwardScheme
 		}
 	case 29:
 		if is(name, "access-control-request-method") {
@@ -151,11 +173,15 @@ func is[T string | []byte](name T, lower string) bool {
 
 // fill reads net/http's headers. Equal lines are joined as web servers join them
 // for PHP. Names with an underscore are other headers to PHP's web servers and
-// are left out, as they do.
-func (h *headers) fill(r *http.Request) {
-	*h = headers{hints: h.hints[:0], host: []byte(r.Host)}
+// are left out, as they do. Keep is [Config.KeepHeaders].
+func (h *headers) fill(r *http.Request, keep []string) {
+	*h = headers{hints: h.hints[:0], kept: h.kept[:0], host: []byte(r.Host)}
 	for name, values := range r.Header {
 		if len(values) == 0 {
+			continue
+		}
+		if wanted(keep, []byte(name)) {
+			h.kept = append(h.kept, hint{[]byte(name), []byte(strings.Join(values, ", "))})
 			continue
 		}
 		if isHint([]byte(name)) && !strings.Contains(name, "_") {

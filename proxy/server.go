@@ -23,6 +23,7 @@ type Server struct {
 	// Set by New.
 	cfg      Config
 	log      *slog.Logger
+	detail   *slog.Logger // for errors that may name a client's address
 	metrics  *instruments
 	endpoint endpoint
 	proxy    *httputil.ReverseProxy
@@ -65,8 +66,15 @@ func New(cfg Config, q Appender, sites Sites, log *slog.Logger, set *metrics.Set
 		conns:   make(map[*countedConn]struct{}),
 		fast:    make(map[*fastConn]struct{}),
 	}
+	s.detail = s.log
+	if cfg.MaskAddress > 0 {
+		s.detail = slog.New(slog.DiscardHandler)
+	}
 	s.bodies.limit = cfg.Limits.BodyMemory
 	s.endpoint = endpoint{cfg: &s.cfg, queue: q, sites: sites, metrics: s.metrics, pass: s.passDirectly}
+	if cfg.CollapseRetries {
+		s.endpoint.retries = newRetries()
+	}
 	s.proxy = s.reverseProxy(newTransport(cfg.Limits.ProxyTimeout, true))
 	s.direct = s.reverseProxy(newTransport(directTimeout, false))
 	return s, nil
@@ -196,7 +204,7 @@ func (s *Server) newHTTPServer() *http.Server {
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    l.HeaderBytes,
 		// Its lines carry visitors' addresses, and their causes are counted.
-		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog:    slog.NewLogLogger(s.detail.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return s.hard },
 	}
 }

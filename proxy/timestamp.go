@@ -71,6 +71,8 @@ func parseTimeText(s string, now time.Time) (time.Time, bool) {
 		return now.UTC(), true
 	case "today", "midnight":
 		return now.UTC().Truncate(24 * time.Hour), true
+	case "noon":
+		return now.UTC().Truncate(24 * time.Hour).Add(12 * time.Hour), true
 	case "yesterday":
 		return now.UTC().Truncate(24*time.Hour).AddDate(0, 0, -1), true
 	}
@@ -79,6 +81,9 @@ func parseTimeText(s string, now time.Time) (time.Time, bool) {
 		return time.Unix(seconds, 0), err == nil && rest[0] != '+'
 	}
 	if t, ok := parseDate(s); ok {
+		return t, true
+	}
+	if t, ok := parseLayouts(s, now.UTC()); ok {
 		return t, true
 	}
 	return parseRelative(s, now.UTC())
@@ -116,10 +121,49 @@ func parseDate(s string) (time.Time, bool) {
 		}
 		offset = c.zone()
 	}
-	if !c.ok || c.rest != "" || hour > 23 || minute > 59 || second > 59 {
+	if !c.ok || c.rest != "" || hour > 24 || minute > 59 || second > 59 {
 		return time.Time{}, false
 	}
 	return time.Date(year, time.Month(month), day, hour, minute, second-offset, 0, time.UTC), true
+}
+
+// layouts are further ways of writing a time that PHP reads: the American and the
+// German one, with slashes, without any separator, with a month's name, and those
+// of mails and of HTTP. Go's parser reads names in any case.
+var layouts = [...]string{
+	"1/2/2006", "1/2/2006 15:04", "1/2/2006 15:04:05",
+	"2006/1/2", "2006/1/2 15:04", "2006/1/2 15:04:05",
+	"2.1.2006", "2.1.2006 15:04", "2.1.2006 15:04:05",
+	"20060102t150405", "20060102t15:04:05",
+	"2 January 2006", "2 January 2006 15:04", "2 January 2006 15:04:05", "2 Jan 2006", "2 Jan 2006 15:04", "2 Jan 2006 15:04:05",
+	"January 2 2006", "January 2, 2006", "January 2, 2006 15:04", "January 2, 2006 15:04:05", "Jan 2 2006", "Jan 2, 2006", "Jan 2, 2006 15:04", "Jan 2, 2006 15:04:05",
+}
+
+// mailLayout is that of mails and HTTP, without the zone behind it.
+const mailLayout = "Mon, 2 Jan 2006 15:04:05"
+
+// parseLayouts reads one of the layouts, or a time of the day alone.
+func parseLayouts(s string, now time.Time) (time.Time, bool) {
+	for _, layout := range layouts {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, true
+		}
+	}
+	if i := strings.LastIndexByte(s, ' '); i >= 0 {
+		zone := cursor{rest: s[i+1:], ok: true}
+		offset := zone.zone()
+		// PHP moves a date on to the weekday that is named with it.
+		t, err := time.Parse(mailLayout, s[:i])
+		if err == nil && zone.ok && zone.rest == "" && strings.HasPrefix(s, strings.ToLower(t.Weekday().String()[:3])) {
+			return t.Add(-time.Duration(offset) * time.Second), true
+		}
+	}
+	for _, layout := range [...]string{"15:04", "15:04:05"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return now.Truncate(24 * time.Hour).Add(time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute + time.Duration(t.Second())*time.Second), true
+		}
+	}
+	return time.Time{}, false
 }
 
 // A cursor reads from the front of a text. After the first miss ok is false.
@@ -232,6 +276,8 @@ func parseRelative(s string, now time.Time) (time.Time, bool) {
 			days += n
 		case "week":
 			days += 7 * n
+		case "fortnight":
+			days += 14 * n
 		case "month":
 			months += n
 		case "year":

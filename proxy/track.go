@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"hash"
 	"net/http"
 	"slices"
 	"unicode/utf8"
@@ -19,6 +20,7 @@ type endpoint struct {
 	sites   Sites
 	metrics *instruments
 	pass    func(ctx context.Context, r *request) (*relay, error)
+	retries *retries // nil when retries are not collapsed
 }
 
 // A scratch is the memory that one connection uses for request after request.
@@ -27,6 +29,9 @@ type scratch struct {
 	set    hit.RequestSet
 	sets   [1]*hit.RequestSet // what Append is called with
 	hints  []byte             // JSON being built
+
+	digest   hash.Hash // for the key of a retry
+	preamble []byte    // of what is hashed, then the sum
 }
 
 // serve stores what a request brings and says what to answer. It blocks until
@@ -62,12 +67,15 @@ func (e *endpoint) serve(ctx context.Context, r *request, s *scratch) answer {
 		return success(get, image)
 	}
 	s.set.Hits = append(s.set.Hits[:0], hit.Hit{
-		Form: hit.Query, Rights: j.rights, Params: query, Token: j.token, Site: j.site, At: j.time.at,
+		Form: hit.Query, Rights: j.rights, Params: e.maskQuery(query, &s.params), Token: j.token, Site: j.site, At: j.time.at,
 	})
-	if failure, ok := e.keep(ctx, r, s); !ok {
+	if failure, ok := e.keepOnce(ctx, r, s); !ok {
 		return failure
 	}
-	return success(get, image)
+	c.cookies.recorded(&s.params, j.time.at)
+	a := success(get, image)
+	a.cookies = c.cookies.headers()
+	return a
 }
 
 // circumstancesOf reads what all hits of a request share.
@@ -76,6 +84,7 @@ func (e *endpoint) circumstancesOf(r *request) circumstances {
 		arrival:   r.receivedAt.Unix(),
 		excluded:  e.excluded(r),
 		userAgent: r.userAgent,
+		cookies:   e.cookiesFor(r),
 	}
 }
 
@@ -132,7 +141,7 @@ func says[T any](err error, ask func(T) bool) bool {
 
 // mayPass says whether every one of the hits may go straight to Matomo.
 func (e *endpoint) mayPass(hits []hit.Hit) bool {
-	if e.cfg.PassThrough == nil || e.pass == nil {
+	if e.cfg.PassThrough == nil || e.pass == nil || e.cfg.MaskAddress > 0 {
 		return false
 	}
 	return !slices.ContainsFunc(hits, func(h hit.Hit) bool { return !e.cfg.PassThrough(h.Site) })
@@ -148,13 +157,10 @@ func (e *endpoint) fillEnvironment(env *hit.Environment, r *request, s *scratch)
 	keepText(&env.Referer, r.referer)
 	s.hints = appendHints(s.hints[:0], r.hints)
 	keepText(&env.ClientHints, s.hints)
-	var visitor []byte
-	if len(r.cookie) > 0 {
-		visitor, _ = cookie(r.cookie, e.cfg.CookieVisitorName)
-	}
-	keepText(&env.VisitorCookie, visitor)
-	// plugins/PrivacyManager/DoNotTrackHeaderChecker.php
-	env.DoNotTrack = string(r.doNotTrack) == "1" || len(r.dnt) > 0 && r.dnt[0] == '1'
+	env.VisitorCookie = e.cookieID(r)
+	s.hints = appendKept(s.hints[:0], r.kept, e.cfg.KeepHeaders)
+	keepText(&env.Headers, e.maskHeaders(s.hints))
+	env.DoNotTrack = doNotTrack(r)
 	env.DataSaver = len(r.via) > 0 && bytes.Contains(bytes.ToLower(r.via), []byte("chrome-compression-proxy"))
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"sluice/internal/hit"
+	"sluice/internal/phpform"
 )
 
 // A verdict is what becomes of one hit at arrival.
@@ -39,11 +40,15 @@ type judgement struct {
 
 // circumstances are what all hits of a request share.
 type circumstances struct {
-	arrival   int64  // Unix seconds
-	token     string // of a bulk as a whole; it hides the hits' own
-	excluded  bool   // opt-out cookie or prefetch: Matomo records nothing
-	userAgent []byte
-	sites     siteMemo
+	arrival int64  // Unix seconds
+	token   string // of a bulk as a whole; it hides the hits' own
+	// authorised: Matomo looks at the token whatever the hits say, so that they all
+	// travel with it.
+	authorised bool
+	excluded   bool // opt-out cookie or prefetch: Matomo records nothing
+	userAgent  []byte
+	sites      siteMemo
+	cookies    *visitorCookies // of the answer; nil when it has none
 }
 
 // judge decides a hit in the order of core/Tracker/Visit.php, handle: the site,
@@ -57,15 +62,16 @@ func (e *endpoint) judge(ctx context.Context, p *params, c *circumstances) judge
 	}
 
 	j.time = resolveTime(p.values[pTime], p.values[pTimeOffset], c.arrival, e.cfg.CustomTimestampAge)
-	if j.time.old || privileged(p) {
+	if j.time.old || privileged(p) || c.authorised {
 		j.token = c.token
 		if j.token == "" {
 			j.token = ownToken(p.values[pToken])
 		}
-		if j.token == "" {
+		if j.token == "" && !e.cfg.OpenTracking && !c.authorised {
 			j.verdict, j.reason = refuse, reasonPrivileged
 			return j
 		}
+		// Even without a token they are no hits of ours: those are lent our rights.
 		j.rights = hit.Theirs
 	}
 	if j.site > 0 && e.lookup(ctx, j.site, &c.sites) == SiteAbsent {
@@ -150,8 +156,7 @@ func invalid(p *params) reason {
 }
 
 // invalidVisitor follows getVisitorId of core/Tracker/Request.php: a user id wins
-// over cid. Matomo counts the bytes after escaping them for HTML, so that only
-// plain letters, digits and the like can be counted here.
+// over cid. Matomo counts the bytes after escaping them for HTML.
 func invalidVisitor(p *params) bool {
 	user := p.values[pUser]
 	if user.kind == array || user.kind != missing && !user.empty() {
@@ -161,16 +166,11 @@ func invalidVisitor(p *params) bool {
 	if v.kind != text {
 		return false
 	}
-	cid := v.text()
-	if cid == "" || cid == "0" || len(cid) == visitorLength {
-		return false
+	if strings.Contains(v.text(), "&") {
+		return false // which entities PHP knows is not known here
 	}
-	for i := range len(cid) {
-		if c := cid[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`&<>"'`, c) >= 0 {
-			return false
-		}
-	}
-	return true
+	cid := matomoText(v.text())
+	return !phpform.Empty(cid) && len(cid) != visitorLength
 }
 
 func plainText(v value) string {

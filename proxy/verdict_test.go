@@ -62,7 +62,10 @@ func TestSingleHitVerdicts(t *testing.T) {
 		{"a short cid behind the user id 0", "idsite=1&rec=1&cid=abc&uid=0", "", refused, "", 1},
 		{"a cid of 0", "idsite=1&rec=1&cid=0", "", stored, "", 1},
 		{"a cid that Matomo escapes", "idsite=1&rec=1&cid=a%26b", "", stored, "", 1},
-		{"a cid in Latin-1", "idsite=1&rec=1&cid=%E9", "", stored, "", 1},
+		{"a cid in Latin-1", "idsite=1&rec=1&cid=%E9", "", refused, "", 1},
+		{"a cid that is too long once it is escaped", "idsite=1&rec=1&cid=%3C123456789012345", "", refused, "", 1},
+		{"a cid that is long enough once it is escaped", "idsite=1&rec=1&cid=%3C123456789012", "", stored, "", 1},
+		{"a cid of 16 bytes in UTF-8", "idsite=1&rec=1&cid=%C3%A9%C3%A9123456789012", "", stored, "", 1},
 		{"an event of white space", "idsite=1&rec=1&e_c=%20%09%0B&e_a=x", "", refused, "", 1},
 		{"an event without an action", "idsite=1&rec=1&e_c=%20", "", stored, "", 1},
 		{"an event of a no-break space", "idsite=1&rec=1&e_c=%C2%A0&e_a=x", "", stored, "", 1},
@@ -222,6 +225,12 @@ func TestResolveTime(t *testing.T) {
 		{"a relative text of two days", str("-2 days"), value{}, -2 * day, true, false},
 		{"an empty text", str(""), value{}, 0, false, false},
 		{"0 is empty", str("0"), value{}, 0, false, false},
+		{"an American date", str("11/19/2026 11:59"), value{}, -60, false, false},
+		{"a German date", str("19.11.2026 11:59:00"), value{}, -60, false, false},
+		{"a date of a mail", str("Thu, 19 Nov 2026 13:59:00 +0200"), value{}, -60, false, false},
+		{"a date with another weekday's name", str("Wed, 19 Nov 2026 11:59:00 GMT"), value{}, 0, false, true},
+		{"a time of the day", str("11:59"), value{}, -60, false, false},
+		{"hour 24", str("2026-11-18 24:00:00"), value{}, -day / 2, false, false},
 		{"a text that is not understood", str("last friday"), value{}, 0, false, true},
 		{"an offset alone", value{}, str("60"), -60, false, false},
 		{"a negative offset goes back too", value{}, str("-60"), -60, false, false},
@@ -271,19 +280,20 @@ func TestOptedOut(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	e, q := newEndpoint(nil)
+	e, q := newEndpoint(func(c *Config) { c.ThirdPartyCookie, c.KeepHeaders = true, []string{"x-bar", "x-foo", "x-long"} })
 	r := newRequest("idsite=1&rec=1")
 	r.receivedAt = time.Unix(testTime, 5)
 	r.headers = headers{
 		userAgent: []byte("Mozilla \xe9"), acceptLanguage: []byte("de"), referer: []byte("https://a/"),
 		cookie: []byte("x=y; _pk_uid=0%3D1111111111111111"), dnt: []byte("1"), via: []byte("1.1 Chrome-Compression-Proxy"),
 		hints: []hint{{[]byte("Sec-CH-UA-Mobile"), []byte("?1")}, {[]byte("sec-ch-ua"), []byte(`"A";v="1"`)}, {[]byte("Sec-CH-UA-Model"), []byte("caf\xe9")}},
+		kept:  []hint{{[]byte("X-Foo"), []byte("1, 2")}, {[]byte("x-BAR"), []byte("caf\xe9")}, {[]byte("X-Long"), make([]byte, maxKeptValue+1)}},
 	}
 	e.serve(context.Background(), r, new(scratch))
 	want := hit.Environment{
 		ClientIP: "192.0.2.1", UserAgent: "Mozilla \xe9", AcceptLanguage: "de", Referer: "https://a/",
 		ClientHints:   `{"HTTP_SEC_CH_UA":"\"A\";v=\"1\"","HTTP_SEC_CH_UA_MOBILE":"?1","HTTP_SEC_CH_UA_MODEL":"café"}`,
-		VisitorCookie: "0%3D1111111111111111", DoNotTrack: true, DataSaver: true,
+		VisitorCookie: "1111111111111111", Headers: "x-bar: caf\xe9\nx-foo: 1, 2\n", DoNotTrack: true, DataSaver: true,
 	}
 	sets := q.take()
 	if len(sets) != 1 || sets[0].Environment != want || sets[0].ReceivedAt != testTime*1e9+5 {

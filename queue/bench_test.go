@@ -58,7 +58,7 @@ func BenchmarkDrain(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		batch, err := q.Journal(idsOf(hits))
+		batch, err := q.Journal(idsOf(hits), nil)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -66,5 +66,53 @@ func BenchmarkDrain(b *testing.B) {
 			b.Fatal(err)
 		}
 		n += len(hits)
+	}
+}
+
+// BenchmarkEncryption: appending blocks of 1000 hits and leasing them, in clear and
+// with a key. One op is one hit.
+func BenchmarkEncryption(b *testing.B) {
+	for _, bb := range []struct {
+		name string
+		keys Keys
+	}{{"key=off", Keys{}}, {"key=on", testKeys(1)}} {
+		b.Run(bb.name, func(b *testing.B) {
+			o := testOptions(b, b.TempDir())
+			o.Keys = bb.keys
+			q, err := Open(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer q.Close()
+			const hits = 1000
+			s := aSet(0, hits, 1)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := 0; n < b.N; n += hits {
+				mustAppend(b, q, s)
+				leaseAll(b, q, hits)
+			}
+		})
+	}
+}
+
+// BenchmarkBlock: encoding and decoding one block of 1000 hits, without the disk.
+func BenchmarkBlock(b *testing.B) {
+	for _, bb := range []struct {
+		name string
+		keys Keys
+	}{{"key=off", Keys{}}, {"key=on", testKeys(1)}} {
+		b.Run(bb.name, func(b *testing.B) {
+			bl := &block{key: blockKey{clock: 1, generation: 2, number: 3}, hits: 1000, raw: hit.AppendRequestSet(nil, aSet(0, 1000, 1))}
+			var buf []byte
+			b.ReportAllocs()
+			b.SetBytes(int64(len(bl.raw)))
+			for b.Loop() {
+				buf = encodeBlock(buf, bl, bb.keys.first())
+				if _, _, err := decodeBlock(bb.keys, bl.key, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

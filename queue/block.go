@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/klauspost/compress/s2"
+	"golang.org/x/crypto/chacha20poly1305"
 
 	"sluice/internal/hit"
 )
@@ -12,6 +13,8 @@ import (
 const (
 	codecRaw = 0
 	codecS2  = 1 // snappy-compatible subset of s2
+	// codecSealed is a bit: the body, packed as the others say, is encrypted.
+	codecSealed = 0x80
 
 	blockHeaderLen = 1 + 8 + 8 + 8 + 4 + 8 + 8 + 4
 	// maxBlockRaw bounds a block before compression, so that even one that does
@@ -32,9 +35,10 @@ type block struct {
 	raw        []byte // encoded request sets
 }
 
-// encodeBlock gives the value of a block. buf is reused where it is large enough.
-func encodeBlock(buf []byte, b *block) []byte {
-	need := frameLen + blockHeaderLen + s2.MaxEncodedLen(len(b.raw))
+// encodeBlock gives the value of a block, encrypted with a key if there is one. buf
+// is reused where it is large enough.
+func encodeBlock(buf []byte, b *block, key *dataKey) []byte {
+	need := frameLen + blockHeaderLen + wrapLen + s2.MaxEncodedLen(len(b.raw)) + chacha20poly1305.Overhead
 	if cap(buf) < need {
 		buf = make([]byte, 0, need)
 	}
@@ -47,13 +51,20 @@ func encodeBlock(buf []byte, b *block) []byte {
 	buf = binary.LittleEndian.AppendUint64(buf, b.hitsBefore)
 	buf = binary.LittleEndian.AppendUint64(buf, b.byteBefore)
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(b.raw)))
-	head := len(buf)
-	packed := s2.EncodeSnappy(buf[head:cap(buf)], b.raw)
+	if key != nil {
+		buf = key.begin(buf)
+	}
+	at := len(buf)
+	packed := s2.EncodeSnappy(buf[at:cap(buf)], b.raw)
 	if len(packed) < len(b.raw) {
-		buf = buf[:head+len(packed)]
+		buf = buf[:at+len(packed)]
 	} else {
 		buf[frameLen] = codecRaw
-		buf = append(buf[:head], b.raw...)
+		buf = append(buf[:at], b.raw...)
+	}
+	if key != nil {
+		buf[frameLen] |= codecSealed
+		buf = key.finish(buf, at, kindBlock)
 	}
 	return seal(buf, kindBlock)
 }
@@ -89,15 +100,25 @@ func blockKeyOf(p []byte) blockKey {
 	}
 }
 
-// decodeBlock reads a block with its hits.
-func decodeBlock(key blockKey, value []byte) (*block, []*hit.RequestSet, error) {
+// decodeBlock reads a block with its hits. It returns [ErrKey] for one that none of
+// the keys has encrypted.
+func decodeBlock(keys Keys, key blockKey, value []byte) (*block, []*hit.RequestSet, error) {
 	b, p, err := decodeHeader(key, value)
 	if err != nil {
 		return nil, nil, err
 	}
+	packing := p[0] &^ codecSealed
+	if packing != codecRaw && packing != codecS2 {
+		return nil, nil, fmt.Errorf("%w: block codec %d", ErrNewerFormat, p[0])
+	}
 	rawLen := binary.LittleEndian.Uint32(p[45:])
 	body := p[blockHeaderLen:]
-	switch p[0] {
+	if p[0]&codecSealed != 0 {
+		if body, err = keys.decrypt(nil, p, blockHeaderLen, kindBlock); err != nil {
+			return nil, nil, err
+		}
+	}
+	switch packing {
 	case codecRaw:
 		b.raw = body
 	case codecS2:
@@ -109,8 +130,6 @@ func decodeBlock(key blockKey, value []byte) (*block, []*hit.RequestSet, error) 
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errDamaged, err)
 		}
-	default:
-		return nil, nil, fmt.Errorf("%w: block codec %d", ErrNewerFormat, p[0])
 	}
 	if len(b.raw) != int(rawLen) {
 		return nil, nil, fmt.Errorf("%w: block of %d raw bytes, its header says %d", errDamaged, len(b.raw), rawLen)

@@ -201,6 +201,7 @@ func (s *stream) write(g *group, ops []*op, now time.Time) (*delta, error) {
 	blocks := s.buildBlocks(g, now, d)
 	d.counts = append(d.counts, countGroup(g)...)
 	d.requeued = append(d.requeued, g.requeued...)
+	d.imported = append(d.imported, g.imported...)
 	d.folds = s.folds(now)
 	if d.empty() {
 		return d, nil
@@ -215,7 +216,7 @@ func (s *stream) write(g *group, ops []*op, now time.Time) (*delta, error) {
 		if i == 0 {
 			buf = s.valueBuf // Badger has copied it when Commit returns
 		}
-		value := encodeBlock(buf, &blocks[i])
+		value := encodeBlock(buf, &blocks[i], s.keys.first())
 		if i == 0 {
 			s.valueBuf = value
 		}
@@ -309,6 +310,7 @@ func (d *delta) join(o *delta) {
 	d.begins = append(d.begins, o.begins...)
 	d.ends = append(d.ends, o.ends...)
 	d.forgotten = append(d.forgotten, o.forgotten...)
+	d.noted = append(d.noted, o.noted...)
 	d.spans = append(d.spans, o.spans...)
 	d.doubtUntil = max(d.doubtUntil, o.doubtUntil)
 }

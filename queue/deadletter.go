@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -12,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -38,7 +38,6 @@ func (f *DeadFilter) match(l *hit.DeadLetter) bool {
 }
 
 const (
-	prefixDead = 'l'
 	// deadCopyAt is the size on disk from which on the dead letters are copied to
 	// a new database, if little of it is alive: without compaction nothing that is
 	// removed gives its space back.
@@ -52,14 +51,17 @@ const (
 type deadLetters struct {
 	dir    string
 	log    badgerLog
+	keys   Keys
 	copyAt int64 // deadCopyAt
 
 	mu     sync.Mutex // held while the database is written or exchanged
 	db     *badger.DB
 	number int
+	// left is written under mu only.
+	left atomic.Pointer[left]
 }
 
-func openDeadLetters(dir string, log badgerLog) (*deadLetters, error) {
+func openDeadLetters(dir string, log badgerLog, keys Keys) (*deadLetters, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func openDeadLetters(dir string, log badgerLog) (*deadLetters, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &deadLetters{dir: dir, log: log, copyAt: deadCopyAt}
+	d := &deadLetters{dir: dir, log: log, keys: keys, copyAt: deadCopyAt}
 	var found []string
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
@@ -104,7 +106,7 @@ func openDeadLetters(dir string, log badgerLog) (*deadLetters, error) {
 		}
 	}
 	if err == nil {
-		err = d.shrink()
+		err = d.loadLeft()
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.log.close(d.db))
@@ -123,34 +125,12 @@ func (d *deadLetters) close() error {
 	return d.log.close(d.db)
 }
 
-func deadKey(id hit.ID) []byte {
-	b := binary.BigEndian.AppendUint64([]byte{prefixDead}, id.Generation)
-	b = binary.BigEndian.AppendUint64(b, id.Block)
-	return binary.BigEndian.AppendUint32(b, id.Index)
-}
-
-func encodeDead(l *hit.DeadLetter) []byte {
-	return seal(hit.AppendDeadLetter(make([]byte, frameLen), l), kindDead)
-}
-
-func decodeDead(value []byte) (*hit.DeadLetter, error) {
-	p, err := unseal(value, kindDead)
-	if err != nil {
-		return nil, err
-	}
-	l, err := hit.DecodeDeadLetter(slices.Clone(p))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errDamaged, err)
-	}
-	return l, nil
-}
-
 // put stores letters, synced.
 func (d *deadLetters) put(letters []*hit.DeadLetter) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, l := range letters {
-		err := d.db.Update(func(txn *badger.Txn) error { return txn.Set(deadKey(l.ID), encodeDead(l)) })
+		err := d.db.Update(func(txn *badger.Txn) error { return txn.Set(deadKey(l.ID), encodeDead(l, d.keys.first())) })
 		if err != nil {
 			return fmt.Errorf("store dead letter %v: %w", l.ID, err)
 		}
@@ -158,22 +138,50 @@ func (d *deadLetters) put(letters []*hit.DeadLetter) error {
 	return nil
 }
 
-// remove deletes letters, synced.
-func (d *deadLetters) remove(ids []hit.ID) error {
+// A departure is why letters are removed.
+type departure int
+
+const (
+	stale     departure = iota // the hit was never settled
+	requeued                   // the hit is pending again
+	outOfDate                  // the hit was kept for as long as it should be
+)
+
+// remove deletes letters, synced, and counts those that were there in the same
+// transactions.
+func (d *deadLetters) remove(ids []hit.ID, why departure) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for chunk := range slices.Chunk(ids, 1000) {
+	for chunk := range slices.Chunk(ids, returnChunk) {
+		l := d.leftNow()
 		err := d.db.Update(func(txn *badger.Txn) error {
+			there := int64(0)
 			for _, id := range chunk {
+				switch _, err := txn.Get(deadKey(id)); {
+				case errors.Is(err, badger.ErrKeyNotFound):
+					continue
+				case err != nil:
+					return err
+				}
 				if err := txn.Delete(deadKey(id)); err != nil {
 					return err
 				}
+				there++
 			}
-			return nil
+			switch why {
+			case stale:
+				return nil
+			case requeued:
+				l.requeued += there
+			case outOfDate:
+				l.expired += there
+			}
+			return txn.Set(leftKey, encodeLeft(l))
 		})
 		if err != nil {
 			return fmt.Errorf("remove dead letters: %w", err)
 		}
+		d.left.Store(&l)
 	}
 	return nil
 }
@@ -182,25 +190,12 @@ func (d *deadLetters) remove(ids []hit.ID) error {
 // that cannot be read comes as an error and does not end the sequence.
 func (d *deadLetters) all(ctx context.Context, f DeadFilter) iter.Seq2[*hit.DeadLetter, error] {
 	return func(yield func(*hit.DeadLetter, error) bool) {
-		d.mu.Lock()
-		txn := d.db.NewTransaction(false)
-		d.mu.Unlock()
-		defer txn.Discard()
-		o := badger.DefaultIteratorOptions
-		o.Prefix = []byte{prefixDead}
-		it := txn.NewIterator(o)
-		defer it.Close()
 		given := 0
-		for it.Rewind(); it.Valid(); it.Next() {
-			if err := ctx.Err(); err != nil {
-				yield(nil, err)
-				return
-			}
+		for value, err := range d.values(ctx, prefixDead) {
 			var l *hit.DeadLetter
-			err := it.Item().Value(func(v []byte) (err error) {
-				l, err = decodeDead(v)
-				return err
-			})
+			if err == nil {
+				l, err = decodeDead(d.keys, value)
+			}
 			if err == nil && !f.match(l) {
 				continue
 			}
@@ -214,28 +209,80 @@ func (d *deadLetters) all(ctx context.Context, f DeadFilter) iter.Seq2[*hit.Dead
 	}
 }
 
-// shrink copies the letters into a new database, verifies the copy and exchanges
-// the two, if most of the old one is dead weight. A kill at any step leaves one
-// whole database.
-func (d *deadLetters) shrink() error {
-	size := diskUsage(d.path(d.number))
-	if size < d.copyAt {
-		return nil
-	}
-	live := int64(0)
-	for l, err := range d.all(context.Background(), DeadFilter{}) {
-		if err != nil {
-			return nil // damage is looked at by verify, not thrown away here
+// values gives copies of what is stored under a prefix, in the order of the keys.
+func (d *deadLetters) values(ctx context.Context, prefix byte) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		d.mu.Lock()
+		txn := d.db.NewTransaction(false)
+		d.mu.Unlock()
+		defer txn.Discard()
+		o := badger.DefaultIteratorOptions
+		o.Prefix = []byte{prefix}
+		it := txn.NewIterator(o)
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			if err := ctx.Err(); err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(it.Item().ValueCopy(nil)) {
+				return
+			}
 		}
-		live += int64(len(encodeDead(l)))
 	}
-	if live*deadCopyRatio > size {
-		return nil
+}
+
+// empty reports whether no letter is there, readable or not.
+func (d *deadLetters) empty() bool {
+	for range d.values(context.Background(), prefixDead) {
+		return false
+	}
+	return true
+}
+
+// renew copies the letters, and what stands beside them, into a new database, verifies the copy and exchanges
+// the two, if most of the old one is dead weight or if a letter is not encrypted as
+// letters are written now. A kill at any step leaves one whole database. It reports
+// whether all letters are as they would be written now; where there is damage or no
+// room, they are left as they are.
+func (d *deadLetters) renew() (current bool, err error) {
+	size := diskUsage(d.path(d.number))
+	key := d.keys.first()
+	if size < d.copyAt && key == nil {
+		return true, nil
+	}
+	live, other := int64(0), 0
+	for value, err := range d.others() {
+		if err == nil {
+			_, err = otherKey(value)
+		}
+		if err != nil {
+			return false, nil // as below
+		}
+		live += int64(len(value))
+	}
+	for value, err := range d.values(context.Background(), prefixDead) {
+		if err == nil {
+			_, err = decodeDead(d.keys, value)
+		}
+		if err != nil {
+			return false, nil // damage is looked at by verify, not thrown away here
+		}
+		live += int64(len(value))
+		if key != nil && !key.hasEncrypted(value) {
+			other++
+		}
+	}
+	if other == 0 && (size < d.copyAt || live*deadCopyRatio > size) {
+		return true, nil
 	}
 	if free, _, err := FreeSpace(d.dir); err != nil || free < size+hardFloor {
-		return err // writing through mapped files on a full disk would kill the process
+		return other == 0, err // writing through mapped files on a full disk would kill the process
 	}
-	return d.exchange()
+	if other > 0 {
+		d.log.log.Info("the dead letters are encrypted with the key in use", "letters", other, "key", key.id)
+	}
+	return true, d.exchange()
 }
 
 func (d *deadLetters) exchange() error {
@@ -245,11 +292,20 @@ func (d *deadLetters) exchange() error {
 	if err != nil {
 		return fmt.Errorf("copy dead letters: %w", err)
 	}
-	fresh := &deadLetters{db: db}
+	fresh := &deadLetters{db: db, keys: d.keys}
 	copied := 0
 	for l, err := range d.all(context.Background(), DeadFilter{}) {
 		if err == nil {
 			err = fresh.put([]*hit.DeadLetter{l})
+		}
+		if err != nil {
+			return errors.Join(err, d.log.close(db))
+		}
+		copied++
+	}
+	for value, err := range d.others() {
+		if err == nil {
+			err = fresh.putOther(value)
 		}
 		if err != nil {
 			return errors.Join(err, d.log.close(db))
@@ -268,6 +324,15 @@ func (d *deadLetters) exchange() error {
 	fresh.db = db
 	verified := 0
 	for _, err := range fresh.all(context.Background(), DeadFilter{}) {
+		if err != nil {
+			return errors.Join(err, d.log.close(db))
+		}
+		verified++
+	}
+	for value, err := range fresh.others() {
+		if err == nil {
+			_, err = otherKey(value)
+		}
 		if err != nil {
 			return errors.Join(err, d.log.close(db))
 		}
@@ -294,8 +359,11 @@ func (d *deadLetters) exchange() error {
 		return err
 	}
 	d.number++
-	d.db, err = openBadger(badgerOptions(next, d.log))
-	return err
+	if db, err = openBadger(badgerOptions(next, d.log)); err != nil {
+		return err // d.db is closed, and may be closed again
+	}
+	d.db = db
+	return nil
 }
 
 // bury stores the dead among the settlements. It does so before they are
@@ -303,6 +371,7 @@ func (d *deadLetters) exchange() error {
 // which reconcileDead removes.
 func (q *Queue) bury(list []hit.Settlement) error {
 	var letters []*hit.DeadLetter
+	at := q.buryingTime()
 	for i := range list {
 		e := &list[i]
 		if e.As != hit.Dead {
@@ -313,7 +382,7 @@ func (q *Queue) bury(list []hit.Settlement) error {
 			return fmt.Errorf("bury %v: %w", e.ID, err)
 		}
 		letters = append(letters, &hit.DeadLetter{
-			ID: e.ID, ReceivedAt: p.ReceivedAt, BuriedAt: q.now().UnixNano(),
+			ID: e.ID, ReceivedAt: p.ReceivedAt, BuriedAt: at,
 			Environment: *p.Environment, Hit: p.Hit,
 			Reason: e.Reason, Status: e.Status, Answer: e.Answer[:min(len(e.Answer), hit.MaxAnswer)],
 		})
@@ -331,83 +400,4 @@ func (q *Queue) bury(list []hit.Settlement) error {
 // letter that cannot be read comes as an error and does not end the sequence.
 func (q *Queue) Dead(ctx context.Context, f DeadFilter) iter.Seq2[*hit.DeadLetter, error] {
 	return q.dead.all(ctx, f)
-}
-
-// requeueChunk is how many letters travel in one transaction.
-const requeueChunk = 500
-
-// Requeue puts dead letters back at the end of the queue, in the order of their
-// hits and with their own times, and gives how many. Each is put back once,
-// whatever dies in between.
-func (q *Queue) Requeue(ctx context.Context, f DeadFilter) (int, error) {
-	var letters []*hit.DeadLetter
-	for l, err := range q.dead.all(ctx, f) {
-		if err != nil {
-			return 0, err
-		}
-		letters = append(letters, l)
-	}
-	n := 0
-	for chunk := range slices.Chunk(letters, requeueChunk) {
-		var sets []*hit.RequestSet
-		var ids []hit.ID
-		for _, l := range chunk {
-			sets = append(sets, &hit.RequestSet{ReceivedAt: l.ReceivedAt, Environment: l.Environment, Hits: []hit.Hit{l.Hit}})
-			ids = append(ids, l.ID)
-		}
-		if err := q.live.append(ctx, sets, ids); err != nil {
-			return n, fmt.Errorf("requeue: %w", err)
-		}
-		n += len(chunk)
-		if err := q.forgetRequeued(ids); err != nil {
-			return n, err
-		}
-	}
-	return n, nil
-}
-
-// forgetRequeued removes letters that are pending again, then the note that they
-// must be removed.
-func (q *Queue) forgetRequeued(ids []hit.ID) error {
-	if err := q.dead.remove(ids); err != nil {
-		return err
-	}
-	return q.live.submit(&op{delta: delta{forgotten: ids}})
-}
-
-// reconcileDead brings dead letters and stream together after a crash between
-// their transactions.
-func (q *Queue) reconcileDead() error {
-	s := q.live
-	s.mu.Lock()
-	var requeued []hit.ID
-	for id := range s.st.requeued {
-		requeued = append(requeued, id)
-	}
-	s.mu.Unlock()
-	if len(requeued) > 0 {
-		if err := q.forgetRequeued(requeued); err != nil {
-			return err
-		}
-	}
-	var stale []hit.ID
-	for l, err := range q.dead.all(context.Background(), DeadFilter{}) {
-		if err != nil {
-			if errors.Is(err, ErrNewerFormat) {
-				return err
-			}
-			q.log.Error("a dead letter cannot be read; it is left where it is", "err", err)
-			continue
-		}
-		s.mu.Lock()
-		pending := l.ID.Generation == q.generation && !s.st.isSettled(l.ID.Block, l.ID.Index)
-		s.mu.Unlock()
-		if pending {
-			stale = append(stale, l.ID)
-		}
-	}
-	if len(stale) == 0 {
-		return nil
-	}
-	return q.dead.remove(stale)
 }

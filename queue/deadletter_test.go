@@ -97,7 +97,7 @@ func TestShrinkGivesTheSpaceOfRemovedLettersBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := badgerLog{log: testOptions(t, "").Log}
-	d, err := openDeadLetters(dir, log)
+	d, err := openDeadLetters(dir, log, Keys{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,18 +111,18 @@ func TestShrinkGivesTheSpaceOfRemovedLettersBack(t *testing.T) {
 	if err := d.put(letters); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.remove(ids[:35]); err != nil {
+	if err := d.remove(ids[:35], requeued); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.close(); err != nil { // flushes the log
 		t.Fatal(err)
 	}
 	before := diskUsage(dir)
-	if d, err = openDeadLetters(dir, log); err != nil {
+	if d, err = openDeadLetters(dir, log, Keys{}); err != nil {
 		t.Fatal(err)
 	}
 	d.copyAt = 1
-	if err := d.shrink(); err != nil {
+	if _, err := d.renew(); err != nil {
 		t.Fatal(err)
 	}
 	if d.number != 2 {
@@ -134,7 +134,7 @@ func TestShrinkGivesTheSpaceOfRemovedLettersBack(t *testing.T) {
 	if after := diskUsage(dir); after > before/4 {
 		t.Errorf("%d bytes on disk, %d before", after, before)
 	}
-	if d, err = openDeadLetters(dir, log); err != nil {
+	if d, err = openDeadLetters(dir, log, Keys{}); err != nil {
 		t.Fatal(err)
 	}
 	defer d.close()
@@ -232,11 +232,11 @@ func TestARequeueThatWasKilledIsCompletedOnce(t *testing.T) {
 		}
 		sets = append(sets, &hit.RequestSet{ReceivedAt: l.ReceivedAt, Environment: l.Environment, Hits: []hit.Hit{l.Hit}})
 	}
-	if err := q.live.append(t.Context(), sets, ids[:2]); err != nil {
+	if err := q.live.append(t.Context(), sets, origin{requeued: ids[:2]}); err != nil {
 		t.Fatal(err)
 	}
 	beforeRemoval := copyTree(t, dir)
-	if err := q.dead.remove(ids[:2]); err != nil {
+	if err := q.dead.remove(ids[:2], requeued); err != nil {
 		t.Fatal(err)
 	}
 	afterRemoval := copyTree(t, dir)
@@ -251,7 +251,7 @@ func TestARequeueThatWasKilledIsCompletedOnce(t *testing.T) {
 				if got := deadOf(t, q); len(got) != 2 {
 					t.Errorf("%d dead letters, want 2", len(got))
 				}
-				if s := q.Stats(); s.Accepted != 8 || s.Dead != 2 || s.Pending != 6 || s.Difference != 0 {
+				if s := q.Stats(); s.Accepted != 8 || s.Dead != 2 || s.DeadRequeued != 2 || s.Pending != 6 || s.Difference != 0 {
 					t.Errorf("Stats = %+v", s)
 				}
 				if got := len(leaseRest(t, q)); got != 6 {

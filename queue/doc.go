@@ -19,7 +19,7 @@
 // docs/format.md has the bytes. A [Queue] owns one directory:
 //
 //	LOCK          held (flock) by the one process that has the queue open
-//	store.json    format version and generation
+//	store.json    format version, generation, and the keys that are needed
 //	BALLAST       room that is given up when the disk is nearly full
 //	live/         a stream: a row of shelves, and its high-water file
 //	dead/         dead letters

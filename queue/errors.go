@@ -11,6 +11,9 @@ var (
 	ErrLocked = errors.New("the queue is in use by another process")
 	// ErrNewerFormat: the data was written by a newer version of Sluice.
 	ErrNewerFormat = errors.New("the data was written by a newer version of Sluice")
+	// ErrKey: what is kept is encrypted with a key that [Options.Keys] does not have.
+	// Everything is left as it was found.
+	ErrKey = errors.New("the queue is encrypted with a key that is not there")
 	// ErrNoSpace: there is too little free space even to open the queue.
 	ErrNoSpace = errors.New("too little free disk space to open the queue")
 	// ErrDamaged: the queue cannot be opened as it is, and opening it anyway
@@ -51,3 +54,7 @@ func (e commitError) Uncertain() bool { return true }
 
 // errDamaged marks one value that cannot be read; what holds it goes on.
 var errDamaged = errors.New("damaged value")
+
+// isForeign reports whether an error says that something is whole, but not for this
+// program or not without another key: it is neither repaired nor passed over.
+func isForeign(err error) bool { return errors.Is(err, ErrNewerFormat) || errors.Is(err, ErrKey) }

@@ -1,12 +1,12 @@
 package queue
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,63 +56,37 @@ func writeFileDurably(path string, data []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// lockDir takes the lock of the data directory. It is released by closing the
-// file, or by the end of the process.
-func lockDir(dir string) (*os.File, error) {
+const (
+	// lockPatience is how long an opening waits for the lock: a supervisor starts a
+	// process again before the kernel has taken the killed one apart.
+	lockPatience = 2 * time.Second
+	// lockPatienceOffline is that of a tool, for which somebody waits.
+	lockPatienceOffline = 200 * time.Millisecond
+	lockEvery           = 10 * time.Millisecond
+)
+
+// lockDir takes the lock of the data directory, trying for as long as patience
+// says. It is released by closing the file, or by the end of the process.
+func lockDir(dir string, patience time.Duration) (*os.File, error) {
 	path := filepath.Join(dir, "LOCK")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+	for end := time.Now().Add(patience); ; time.Sleep(lockEvery) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !time.Now().Before(end) {
+			f.Close()
 			return nil, fmt.Errorf("%w: %s", ErrLocked, path)
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return f, nil
-}
-
-// storeFile is store.json: what the store is, written once.
-type storeFile struct {
-	Format     int    `json:"format"`
-	Generation string `json:"generation"`
-}
-
-// readStore returns the generation of the store in dir, or 0 if there is none.
-func readStore(dir string) (uint64, error) {
-	path := filepath.Join(dir, "store.json")
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	var s storeFile
-	if err := json.Unmarshal(data, &s); err != nil {
-		return 0, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
-	}
-	if s.Format < formatVersion {
-		return 0, fmt.Errorf("%w: %s says format %d", ErrDamaged, path, s.Format)
-	}
-	if s.Format > formatVersion {
-		return 0, fmt.Errorf("%w: %s says format %d, this program knows %d", ErrNewerFormat, path, s.Format, formatVersion)
-	}
-	var generation uint64
-	if n, err := fmt.Sscanf(s.Generation, "%016x", &generation); n != 1 || err != nil || generation == 0 {
-		return 0, fmt.Errorf("%w: %s: generation %q", ErrDamaged, path, s.Generation)
-	}
-	return generation, nil
-}
-
-func writeStore(dir string, generation uint64) error {
-	data, err := json.Marshal(storeFile{Format: formatVersion, Generation: fmt.Sprintf("%016x", generation)})
-	if err != nil {
-		return err
-	}
-	return writeFileDurably(filepath.Join(dir, "store.json"), append(data, '\n'))
 }
 
 // FreeSpace gives the bytes that this process may still use on the file system of

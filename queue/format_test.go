@@ -1,12 +1,15 @@
 package queue
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/dgraph-io/badger/v4"
@@ -16,8 +19,34 @@ import (
 
 var updateFlag = flag.Bool("update", false, "write the fixtures of a format version that has none yet; a version that is frozen is never written again")
 
-// storeV1 is the frozen store of format 1: shelves, dead letters, a journal.
-const storeV1 = "../testdata/store/v1"
+// The frozen stores of format 1: shelves, dead letters, a journal. Beside an
+// encrypted one lies its key.
+const (
+	storeV1          = "../testdata/store/v1"
+	storeV1Encrypted = "../testdata/store/v1-encrypted"
+	keySuffix        = ".key"
+)
+
+// frozenKeys reads the keys of a frozen store; none if it is in clear.
+func frozenKeys(t testing.TB, path string) Keys {
+	t.Helper()
+	text, err := os.ReadFile(path + keySuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Keys{}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := NewKeys(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
 
 // storeContent is what a store is expected to hold.
 type storeContent struct {
@@ -53,34 +82,46 @@ func contentOf(t testing.TB, q *Queue) storeContent {
 // TestAStoreOfFormat1OpensWithExactlyItsContent: what version 1 wrote is read by
 // every later version, hit by hit.
 func TestAStoreOfFormat1OpensWithExactlyItsContent(t *testing.T) {
-	if *updateFlag {
-		writeStoreV1(t)
-	}
-	var want storeContent
-	if err := json.Unmarshal(mustRead(t, storeV1+".json"), &want); err != nil {
-		t.Fatal(err)
-	}
-	q, book := openDamaged(t, copyTree(t, storeV1))
-	got := contentOf(t, q)
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v\nwant %+v", got, want)
-	}
-	if s := q.Stats(); s.Shelves < 3 || len(book.alarms()) > 0 {
-		t.Errorf("%d shelves, alarms %q", s.Shelves, book.alarms())
-	}
-	if r := mustVerify(t, q); len(r.Problems) > 0 {
-		t.Errorf("Problems = %q", r.Problems)
+	for _, path := range []string{storeV1, storeV1Encrypted} {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			keys := frozenKeys(t, path)
+			if *updateFlag {
+				writeStore(t, path, keys)
+			}
+			var want storeContent
+			if err := json.Unmarshal(mustRead(t, path+".json"), &want); err != nil {
+				t.Fatal(err)
+			}
+			o, book := damagedOptions(t, copyTree(t, path))
+			o.Keys = keys
+			q, err := Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer q.Close()
+			got := contentOf(t, q)
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v\nwant %+v", got, want)
+			}
+			if s := q.Stats(); s.Shelves < 3 || len(book.alarms()) > 0 {
+				t.Errorf("%d shelves, alarms %q", s.Shelves, book.alarms())
+			}
+			if r := mustVerify(t, q); len(r.Problems) > 0 {
+				t.Errorf("Problems = %q", r.Problems)
+			}
+		})
 	}
 }
 
-// writeStoreV1 makes the fixture. It refuses to touch one that is there.
-func writeStoreV1(t *testing.T) {
-	if _, err := os.Stat(storeV1); err == nil {
-		t.Fatalf("%s is frozen", storeV1)
+// writeStore makes a fixture. It does not touch one that is there.
+func writeStore(t *testing.T, path string, keys Keys) {
+	if _, err := os.Stat(path); err == nil {
+		t.Logf("%s is frozen", path)
+		return
 	}
 	r := newRand(t)
 	o := testOptions(t, t.TempDir())
-	o.ShelfBytes = 8 << 10
+	o.ShelfBytes, o.Keys = 8<<10, keys
 	q, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -107,14 +148,15 @@ func writeStoreV1(t *testing.T) {
 	if err := q.Settle(0, list); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := q.Journal(idsOf(hits[12:15])); err != nil {
+	if _, err := q.Journal(idsOf(hits[12:15]), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	q, err = Open(testOptions(t, copyTree(t, o.Dir)))
-	if err != nil {
+	frozen := testOptions(t, copyTree(t, o.Dir))
+	frozen.Keys = keys
+	if q, err = Open(frozen); err != nil {
 		t.Fatal(err)
 	}
 	want := contentOf(t, q)
@@ -125,17 +167,17 @@ func writeStoreV1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Dir(storeV1), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(storeV1+".json", append(text, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(path+".json", append(text, '\n'), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	dir := copyTree(t, o.Dir)
 	for _, shelf := range append(shelvesOf(t, dir), filepath.Join(dir, "dead", "000001")) {
 		remove(t, filepath.Join(shelf, "DISCARD")) // a megabyte of zeros that Badger makes anew
 	}
-	if err := os.CopyFS(storeV1, os.DirFS(dir)); err != nil {
+	if err := os.CopyFS(path, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -231,7 +273,11 @@ func TestANewerFormatIsRefusedAndKept(t *testing.T) {
 		}
 	})
 	t.Run("a damaged store.json", func(t *testing.T) {
-		for _, text := range []string{"", "{}", "null", `{"format":0}`, `{"format":1,"generation":"x"}`, `{"format":1,"generation":"0000000000000000"}`} {
+		for _, text := range []string{
+			"", "{}", "null", `{"format":0}`, `{"format":1,"generation":"00000000000000ff","keys":[{"id":"1234567"}]}`,
+			`{"format":1,"generation":"00000000000000ff","keys":[{"id":"1234567G"}]}`, `{"format":1,"generation":"00000000000000ff","keys":["12345678"]}`,
+			`{"format":1,"generation":"x"}`, `{"format":1,"generation":"0000000000000000"}`,
+		} {
 			dir := copyTree(t, origin)
 			if err := os.WriteFile(filepath.Join(dir, "store.json"), []byte(text), 0o600); err != nil {
 				t.Fatal(err)
@@ -253,7 +299,7 @@ func TestANewerFormatIsRefusedAndKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := hit.ID{Generation: 9, Block: 1}
-		value := newer(encodeDead(&hit.DeadLetter{ID: id}))
+		value := newer(encodeDead(&hit.DeadLetter{ID: id}, nil))
 		if err := db.Update(func(txn *badger.Txn) error { return txn.Set(deadKey(id), value) }); err != nil {
 			t.Fatal(err)
 		}
@@ -282,9 +328,9 @@ func TestAFlippedVersionIsDamage(t *testing.T) {
 // TestAValueUnderAnotherKeyIsDamage: Badger does not protect its keys.
 func TestAValueUnderAnotherKeyIsDamage(t *testing.T) {
 	key := blockKey{clock: 5, generation: 6, number: 7}
-	value := encodeBlock(nil, &block{key: key})
+	value := encodeBlock(nil, &block{key: key}, nil)
 	for _, other := range []blockKey{{4, 6, 7}, {5, 5, 7}, {5, 6, 8}} {
-		if _, _, err := decodeBlock(other, value); !errors.Is(err, errDamaged) {
+		if _, _, err := decodeBlock(Keys{}, other, value); !errors.Is(err, errDamaged) {
 			t.Errorf("block under %v: %v, want damage", other, err)
 		}
 	}

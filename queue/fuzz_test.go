@@ -19,16 +19,16 @@ func framed(kind byte, payload []byte) []byte {
 
 func checkDecodeError(t *testing.T, err error) {
 	t.Helper()
-	if err != nil && !errors.Is(err, errDamaged) && !errors.Is(err, ErrNewerFormat) {
-		t.Errorf("error %v is neither damage nor a newer format", err)
+	if err != nil && !errors.Is(err, errDamaged) && !isForeign(err) {
+		t.Errorf("error %v is neither damage nor a newer format nor a missing key", err)
 	}
 }
 
 func FuzzDecodeBlock(f *testing.F) {
 	key := blockKey{clock: 1, generation: 2, number: 3}
 	raw := hit.AppendRequestSet(nil, aSet(0, 3, 1))
-	f.Add(encodeBlock(nil, &block{key: key, hits: 3, raw: raw})[frameLen:], false)
-	f.Add(encodeBlock(nil, &block{key: key, hits: 3, raw: bytes.Repeat(raw, 9)})[frameLen:], true)
+	f.Add(encodeBlock(nil, &block{key: key, hits: 3, raw: raw}, nil)[frameLen:], false)
+	f.Add(encodeBlock(nil, &block{key: key, hits: 3, raw: bytes.Repeat(raw, 9)}, nil)[frameLen:], true)
 	f.Fuzz(func(t *testing.T, payload []byte, bare bool) {
 		value := payload
 		if !bare {
@@ -38,14 +38,56 @@ func FuzzDecodeBlock(f *testing.F) {
 		if len(payload) >= blockHeaderLen && !bare {
 			k = blockKeyOf(payload)
 		}
-		b, sets, err := decodeBlock(k, value)
+		b, sets, err := decodeBlock(Keys{}, k, value)
 		checkDecodeError(t, err)
 		if err != nil {
 			return
 		}
-		again, sets2, err := decodeBlock(k, encodeBlock(nil, b))
+		again, sets2, err := decodeBlock(Keys{}, k, encodeBlock(nil, b, nil))
 		if err != nil || !reflect.DeepEqual(sets, sets2) || again.hits != b.hits || again.hitsBefore != b.hitsBefore || again.byteBefore != b.byteBefore {
 			t.Errorf("encoded again: %v", err)
+		}
+	})
+}
+
+// FuzzDecodeSealedBlock: what the key has encrypted, whatever it is, is read as the
+// same in clear would be, and under no other header; what it has not is refused.
+func FuzzDecodeSealedBlock(f *testing.F) {
+	key, keys := blockKey{clock: 1, generation: 2, number: 3}, testKeys(1)
+	raw := hit.AppendRequestSet(nil, aSet(0, 3, 1))
+	for _, raw := range [][]byte{raw, bytes.Repeat(raw, 9)} {
+		b := &block{key: key, hits: uint32(bytes.Count(raw, []byte("rec=1"))), raw: raw}
+		f.Add(encodeBlock(nil, b, nil)[frameLen:], uint16(3))
+		f.Add(encodeBlock(nil, b, keys.first())[frameLen:], uint16(60))
+	}
+	f.Fuzz(func(t *testing.T, payload []byte, at uint16) {
+		if len(payload) < blockHeaderLen {
+			return
+		}
+		_, _, err := decodeBlock(keys, blockKeyOf(payload), framed(kindBlock, payload))
+		checkDecodeError(t, err)
+
+		payload[0] &^= codecSealed
+		key := blockKeyOf(payload)
+		want, sets, err := decodeBlock(keys, key, framed(kindBlock, payload))
+		checkDecodeError(t, err)
+		sealed := append(make([]byte, frameLen), payload[:blockHeaderLen]...)
+		sealed[frameLen] |= codecSealed
+		sealed = append(keys.first().begin(sealed), payload[blockHeaderLen:]...)
+		sealed = seal(keys.first().finish(sealed, frameLen+blockHeaderLen+wrapLen, kindBlock), kindBlock)
+		got, sets2, err2 := decodeBlock(keys, key, sealed)
+		if (err == nil) != (err2 == nil) || !reflect.DeepEqual(sets, sets2) {
+			t.Fatalf("in clear %v, encrypted %v", err, err2)
+		}
+		if err == nil && (!bytes.Equal(got.raw, want.raw) || got.hits != want.hits) {
+			t.Error("another block")
+		}
+		if i := frameLen + int(at)%(len(sealed)-frameLen); i != frameLen {
+			sealed[i] ^= 1
+			seal(sealed, kindBlock)
+			if _, _, err := decodeBlock(keys, blockKeyOf(sealed[frameLen:]), sealed); err == nil {
+				t.Errorf("byte %d was changed, and the block is read", i)
+			}
 		}
 	})
 }
@@ -74,10 +116,12 @@ func fullDelta() *delta {
 		blocks:     []blockMeta{{1, 2, 70, 400}},
 		settles:    []settle{{block: 1, hits: 70, hitsBefore: 0, byteAfter: 400, settled: bits}},
 		counts:     []countChange{{counterKey{1, -2}, tally{3, -4, 5, 6}}},
-		begins:     []journalEntry{{batch: 1, at: 5, ids: []idRange{{1, 0, 3}, {1, 9, 9}}}},
+		begins:     []journalEntry{{batch: 1, at: 5, ids: []idRange{{1, 0, 3}, {1, 9, 9}}, memo: []byte("memo")}},
 		ends:       []uint64{1},
 		requeued:   []hit.ID{{Generation: 1, Block: 2, Index: 3}},
 		forgotten:  []hit.ID{{Generation: 1, Block: 2, Index: 4}},
+		imported:   []hit.ID{{Generation: 9, Block: 2, Index: 3}},
+		noted:      []hit.ID{{Generation: 9, Block: 2, Index: 4}},
 		spans:      []span{{from: 2, to: 3, damaged: true, hitsAfter: 80, byteAfter: 500}},
 		folds:      []counterKey{{1, -2}},
 		doubtUntil: 9,
@@ -174,15 +218,30 @@ func FuzzReadHighWater(f *testing.F) {
 }
 
 func FuzzDecodeDead(f *testing.F) {
-	f.Add(encodeDead(&hit.DeadLetter{ID: hit.ID{Generation: 1, Block: 2, Index: 3}, Reason: "x", Status: 400, Answer: []byte("y")})[frameLen:])
-	f.Fuzz(func(t *testing.T, payload []byte) {
-		l, err := decodeDead(framed(kindDead, payload))
+	keys := testKeys(1)
+	letter := &hit.DeadLetter{ID: hit.ID{Generation: 1, Block: 2, Index: 3}, Reason: "x", Status: 400, Answer: []byte("y")}
+	f.Add(encodeDead(letter, nil)[frameLen:], false)
+	f.Add(encodeDead(letter, keys.first())[frameLen:], true)
+	f.Fuzz(func(t *testing.T, payload []byte, sealed bool) {
+		kind := byte(kindDead)
+		if sealed {
+			kind = kindSealedDead
+		}
+		value := framed(kind, payload)
+		l, err := decodeDead(keys, value)
 		checkDecodeError(t, err)
+		own, err2 := ownKey(value)
+		checkDecodeError(t, err2)
 		if err != nil {
 			return
 		}
-		if again, err := decodeDead(encodeDead(l)); err != nil || !reflect.DeepEqual(again, l) {
-			t.Errorf("encoded again: %v", err)
+		if err2 != nil || !bytes.Equal(own, deadKey(l.ID)) {
+			t.Errorf("ownKey = %x, %v, want that of %v", own, err2, l.ID)
+		}
+		for _, key := range []*dataKey{nil, keys.first()} {
+			if again, err := decodeDead(keys, encodeDead(l, key)); err != nil || !reflect.DeepEqual(again, l) {
+				t.Errorf("encoded again: %v", err)
+			}
 		}
 	})
 }

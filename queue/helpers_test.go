@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,32 @@ func testOptions(t testing.TB, dir string) Options {
 		Dir: dir, Reserve: testReserve, Metrics: metrics.NewSet(),
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
+}
+
+// testKeys makes keys of their names, 1 and up.
+func testKeys(names ...byte) Keys {
+	raw := make([][]byte, len(names))
+	for i, n := range names {
+		raw[i] = bytes.Repeat([]byte{n}, KeyLen)
+	}
+	keys, err := NewKeys(raw...)
+	if err != nil {
+		panic(err)
+	}
+	return keys
+}
+
+// openWith opens a queue with keys for as long as use takes.
+func openWith(t testing.TB, dir string, keys Keys, use func(*Queue)) {
+	t.Helper()
+	o := testOptions(t, dir)
+	o.Keys = keys
+	q, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer verifyAndClose(t, q)
+	use(q)
 }
 
 // openAt opens a queue that is verified and closed when the test ends, so that no

@@ -17,7 +17,15 @@ const (
 	prefixSnapshot = 's' // sequence, part -> part of a snapshot
 )
 
-const blockKeyLen = 1 + 8 + 8 + 8
+// Lengths of the keys.
+const (
+	blockKeyLen    = 1 + 8 + 8 + 8
+	deltaKeyLen    = 1 + 8
+	snapshotKeyLen = 1 + 8 + 2
+	deadKeyLen     = 1 + 8 + 8 + 4
+	noteKeyLen     = 1 + 8 + 8
+	leftKeyLen     = 1
+)
 
 // A blockKey places a block in the order of arrival.
 type blockKey struct {
@@ -68,6 +76,12 @@ func ownKey(value []byte) ([]byte, error) {
 		if l, err := hit.DecodeDeadLetter(p); err == nil {
 			return deadKey(l.ID), nil
 		}
+	case kind == kindSealedDead:
+		if id, n, err := letterID(p); err == nil && len(p) >= n+wrapLen {
+			return deadKey(id), nil
+		}
+	case kind == kindNote || kind == kindLeft:
+		return otherKey(value)
 	}
 	return nil, fmt.Errorf("%w: kind %q", errDamaged, value[1])
 }
@@ -102,6 +116,8 @@ const (
 	kindDelta    = 'D'
 	kindSnapshot = 'S'
 	kindDead     = 'L'
+	// kindSealedDead is a dead letter that is encrypted but for its id.
+	kindSealedDead = 'E'
 )
 
 // seal fills the frame at the front of b, whose payload starts at frameLen.

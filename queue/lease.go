@@ -110,7 +110,7 @@ func (s *stream) readAhead(ctx context.Context, last uint64, limit int) error {
 			s.noteSpan(span{from: f.missing, to: f.key.number - 1}, nil)
 			return true, nil
 		}
-		b, sets, err := decodeBlock(f.key, f.value)
+		b, sets, err := decodeBlock(s.keys, f.key, f.value)
 		r.next = f.key.number + 1
 		if errors.Is(err, errDamaged) {
 			if qerr := s.quarantineBlock(f.key, f.value); qerr != nil {
@@ -285,11 +285,11 @@ func (t *tracker) find(number uint64) *leasedBlock {
 }
 
 // journal: see [Queue.Journal].
-func (s *stream) journal(ids []hit.ID, now int64) (uint64, error) {
+func (s *stream) journal(ids []hit.ID, memo []byte, now int64) (uint64, error) {
 	sorted := slices.SortedFunc(slices.Values(ids), hit.ID.Compare)
 	s.mu.Lock()
 	s.lastBatch++
-	e := journalEntry{batch: s.lastBatch, at: now}
+	e := journalEntry{batch: s.lastBatch, at: now, memo: slices.Clone(memo)}
 	s.mu.Unlock()
 	for _, id := range sorted {
 		if n := len(e.ids); n > 0 && e.ids[n-1].block == id.Block && e.ids[n-1].to+1 == id.Index {

@@ -56,7 +56,7 @@ func (l *load) deltas(txn *badger.Txn) error {
 	defer it.Close()
 	for it.Seek(deltaKey(l.st.seq + 1)); it.Valid(); it.Next() {
 		key := it.Item().Key()
-		if len(key) != len(deltaKey(0)) {
+		if len(key) != deltaKeyLen {
 			continue
 		}
 		seq := binary.BigEndian.Uint64(key[1:])
@@ -152,7 +152,7 @@ func (l *load) adopt(txn *badger.Txn, upTo uint64) error {
 		if err != nil {
 			return err
 		}
-		b, sets, err := decodeBlock(key, value)
+		b, sets, err := decodeBlock(l.s.keys, key, value)
 		if errors.Is(err, errDamaged) {
 			continue // found again, and reported, when it is read
 		}
@@ -281,7 +281,7 @@ func (s *stream) derive(db *badger.DB) (*load, error) {
 			l, err = s.loadFrom(db)
 			return err
 		})
-		if errors.Is(err, ErrNewerFormat) {
+		if isForeign(err) {
 			return nil, err
 		}
 		if err != nil {
@@ -390,7 +390,13 @@ func (s *stream) deriveFromBlocks() (*load, error) {
 			return nil // it stands in a log and in a table
 		}
 		delete(heads, key.number)
-		b, sets, err := decodeBlock(key, e.value)
+		if st.isSettledWhole(key.number) {
+			return nil // nor is its key asked for any more
+		}
+		b, sets, err := decodeBlock(s.keys, key, e.value)
+		if errors.Is(err, errDamaged) {
+			return nil // found again, and reported, when it is read
+		}
 		if err != nil {
 			return err
 		}

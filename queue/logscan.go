@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -27,7 +26,6 @@ const (
 	walMetaTxn    = 1 << 6
 	walMetaFin    = 1 << 7
 	versionLen    = 8 // Badger ends every key with its version
-	maxWALKey     = 64
 	maxWALValue   = 4 << 20
 )
 
@@ -175,9 +173,12 @@ func entryFollows(b []byte) bool {
 
 // parseLogEntry reads an entry at the front of b: meta, user meta, the lengths of
 // key and value, expiry, key, value, CRC32C. n is the length that the entry says
-// to have, 0 if that makes no sense; ok says that it verifies.
+// to have, 0 if it cannot be one of ours; ok says that it verifies. Behind damage
+// any byte is tried, and those of compressed or encrypted values are random: all
+// that is known of an entry's head must hold, or the rest of the log might be taken
+// for the damaged value of an entry that never was.
 func parseLogEntry(b []byte) (e entry, n int, ok bool) {
-	if len(b) < 2 || b[0]&(walMetaTxn|walMetaFin) == 0 {
+	if len(b) < 2 || b[0]&(walMetaTxn|walMetaFin) == 0 || b[0]&^(walMetaTxn|walMetaFin|walMetaDelete) != 0 || b[1] != 0 {
 		return entry{}, 0, false
 	}
 	meta := b[0]
@@ -191,12 +192,12 @@ func parseLogEntry(b []byte) (e entry, n int, ok bool) {
 		lens[i] = v
 		at += n
 	}
-	if lens[0] <= versionLen || lens[0] > maxWALKey || lens[1] > maxWALValue {
+	if at >= len(b) || lens[0] != walKeyLen(b[at]) || lens[1] > maxWALValue || lens[2] != 0 {
 		return entry{}, 0, false
 	}
 	keyEnd := at + int(lens[0])
 	end := keyEnd + int(lens[1])
-	if end+crc32.Size > len(b) || !isKeyStart(b[at]) {
+	if end+crc32.Size > len(b) {
 		return entry{}, 0, false
 	}
 	n = end + crc32.Size
@@ -212,9 +213,26 @@ func parseLogEntry(b []byte) (e entry, n int, ok bool) {
 	}, n, true
 }
 
-// isKeyStart: keys begin with a letter of ours, or with Badger's own mark.
-func isKeyStart(c byte) bool {
-	return bytes.IndexByte([]byte{prefixBlock, prefixDelta, prefixSnapshot, prefixDead, '!'}, c) >= 0
+// walKeyLen gives the length, with its version, of a key that begins with a letter
+// of ours or with Badger's own mark of the end of a transaction; 0 for any other.
+func walKeyLen(letter byte) uint64 {
+	switch letter {
+	case prefixBlock:
+		return blockKeyLen + versionLen
+	case prefixDelta:
+		return deltaKeyLen + versionLen
+	case prefixSnapshot:
+		return snapshotKeyLen + versionLen
+	case prefixDead:
+		return deadKeyLen + versionLen
+	case prefixNote:
+		return noteKeyLen + versionLen
+	case prefixLeft:
+		return leftKeyLen + versionLen
+	case '!':
+		return uint64(len("!badger!txn")) + versionLen
+	}
+	return 0
 }
 
 // lastCommitIn gives the number of the newest transaction that the files in dir

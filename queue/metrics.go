@@ -16,6 +16,8 @@ type instruments struct {
 	delivered   *metrics.Counter
 	invalid     *metrics.Counter
 	dead        *metrics.Counter
+	requeued    *metrics.Counter
+	imported    *metrics.Counter
 	syncErrors  *metrics.Counter
 	syncSeconds *metrics.PrometheusHistogram
 	groupHits   *metrics.PrometheusHistogram
@@ -36,6 +38,8 @@ func newInstruments(set *metrics.Set, q *Queue) *instruments {
 		delivered:   settled(hit.Delivered),
 		invalid:     settled(hit.Invalid),
 		dead:        settled(hit.Dead),
+		requeued:    set.NewCounter("sluice_queue_requeued_hits_total"),
+		imported:    set.NewCounter("sluice_queue_imported_hits_total"),
 		syncErrors:  set.NewCounter("sluice_queue_sync_errors_total"),
 		syncSeconds: set.NewPrometheusHistogramExt("sluice_queue_sync_seconds", syncBounds),
 		groupHits:   set.NewPrometheusHistogramExt("sluice_queue_group_hits", groupBounds),
@@ -56,7 +60,7 @@ func newInstruments(set *metrics.Set, q *Queue) *instruments {
 	gauge("sluice_queue_missing_blocks", func(s Stats) float64 { return float64(s.MissingBlocks) })
 	gauge("sluice_queue_disk_bytes", func(s Stats) float64 { return float64(s.DiskBytes) })
 	gauge("sluice_queue_free_bytes", func(s Stats) float64 { return float64(s.FreeBytes) })
-	gauge("sluice_queue_dead_hits", func(s Stats) float64 { return float64(s.Dead) })
+	gauge("sluice_queue_dead_hits", func(s Stats) float64 { return float64(s.DeadKept) })
 	return in
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ type model struct {
 	leased  map[string]hit.Pending
 	open    map[uint64][]string // journalled batches
 	doubt   map[string]uint64   // batch in which a hit was left at the last restart
+	memos   map[uint64]string   // by batch
 }
 
 func (m *model) count(site int64, by tally) {
@@ -47,19 +49,44 @@ func (m *model) count(site int64, by tally) {
 
 // TestQueueBehavesLikeItsModel drives a queue and a model of it with the same
 // random calls, restarts included, and compares them throughout. Shelves are
-// tiny, so that every run rotates and removes many.
+// tiny, so that every run rotates and removes many. Half of the rounds change the
+// key at every restart, and have no key that is not asked for.
 func TestQueueBehavesLikeItsModel(t *testing.T) {
 	for round := range 4 {
 		t.Run(fmt.Sprint("round=", round), func(t *testing.T) {
 			r := newRand(t)
-			runModel(t, r, t.TempDir(), 400)
+			keys := func(string) Keys { return Keys{} }
+			if round%2 == 1 {
+				keys = func(dir string) Keys { return neededKeys(t, r, dir) }
+			}
+			runModel(t, r, t.TempDir(), keys, 400)
 		})
 	}
 }
 
-func openSmall(t *testing.T, dir string) *Queue {
+// neededKeys gives a random key to encrypt with, or none, and those without which
+// the queue cannot be read.
+func neededKeys(t *testing.T, r *rand.Rand, dir string) Keys {
 	t.Helper()
-	q, err := Open(testOptions(t, dir))
+	first := byte(r.IntN(4))
+	var names []byte
+	if first > 0 {
+		names = append(names, first)
+	}
+	for name := byte(1); name < 4; name++ {
+		others := slices.DeleteFunc([]byte{1, 2, 3}, func(n byte) bool { return n == name })
+		if CheckKeys(dir, testKeys(others...)) != nil && name != first {
+			names = append(names, name)
+		}
+	}
+	return testKeys(names...)
+}
+
+func openSmall(t *testing.T, dir string, keys func(string) Keys) *Queue {
+	t.Helper()
+	o := testOptions(t, dir)
+	o.Keys = keys(dir)
+	q, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,10 +96,10 @@ func openSmall(t *testing.T, dir string) *Queue {
 	return q
 }
 
-func runModel(t *testing.T, r *rand.Rand, dir string, steps int) {
+func runModel(t *testing.T, r *rand.Rand, dir string, keys func(string) Keys, steps int) {
 	m := &model{pending: map[string]bool{}, dead: map[string]bool{}, sites: map[int64]*tally{},
-		leased: map[string]hit.Pending{}, open: map[uint64][]string{}, doubt: map[string]uint64{}}
-	q := openSmall(t, dir)
+		leased: map[string]hit.Pending{}, open: map[uint64][]string{}, doubt: map[string]uint64{}, memos: map[uint64]string{}}
+	q := openSmall(t, dir, keys)
 	defer func() { verifyAndClose(t, q) }()
 	next := 0
 	for step := range steps {
@@ -99,7 +126,7 @@ func runModel(t *testing.T, r *rand.Rand, dir string, steps int) {
 			if err := q.Close(); err != nil {
 				t.Fatalf("step %d: Close: %v", step, err)
 			}
-			q = openSmall(t, dir)
+			q = openSmall(t, dir, keys)
 			m.restart()
 		}
 		if t.Failed() {
@@ -185,11 +212,12 @@ func (m *model) journal(t *testing.T, q *Queue, r *rand.Rand) {
 	for _, n := range names {
 		ids = append(ids, m.leased[n].ID)
 	}
-	batch, err := q.Journal(ids)
+	memo := strings.Repeat(names[0], r.IntN(3))
+	batch, err := q.Journal(ids, []byte(memo))
 	if err != nil {
 		t.Errorf("Journal: %v", err)
 	}
-	m.open[batch] = names
+	m.open[batch], m.memos[batch] = names, memo
 }
 
 func (m *model) settle(t *testing.T, q *Queue, r *rand.Rand) {
@@ -282,6 +310,19 @@ func (m *model) check(t *testing.T, q *Queue) {
 	for site, w := range m.sites {
 		if sites[site] != *w {
 			t.Errorf("site %d: %+v, want %+v", site, sites[site], *w)
+		}
+	}
+	named := func(name string, batch uint64) {
+		if got := string(q.Memo(batch)); m.pending[name] && got != m.memos[batch] {
+			t.Errorf("memo of batch %d is %q, want %q", batch, got, m.memos[batch])
+		}
+	}
+	for name, batch := range m.doubt {
+		named(name, batch)
+	}
+	for batch, names := range m.open {
+		for _, name := range names {
+			named(name, batch)
 		}
 	}
 	n := 0

@@ -24,6 +24,7 @@ type streamConfig struct {
 	inst       *instruments
 	failed     func(error)
 	limits     shelfLimits
+	keys       Keys
 }
 
 // openStream opens the row of shelves in cfg.dir, or begins it, and starts the
@@ -31,7 +32,7 @@ type streamConfig struct {
 func openStream(cfg streamConfig) (*stream, error) {
 	s := &stream{
 		dir: cfg.dir, generation: cfg.generation, log: cfg.log, now: cfg.now, guard: cfg.guard,
-		inst: cfg.inst, failed: cfg.failed, limits: cfg.limits,
+		inst: cfg.inst, failed: cfg.failed, limits: cfg.limits, keys: cfg.keys,
 		wake:      make(chan struct{}, 1),
 		done:      make(chan struct{}),
 		open:      &group{done: make(chan struct{})},

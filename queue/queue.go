@@ -2,13 +2,12 @@ package queue
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,8 +28,13 @@ type Options struct {
 	// ShelfBytes is the size at which a new shelf is begun. 0 means the default;
 	// smaller values serve tests.
 	ShelfBytes int64
-	Log        *slog.Logger
-	Metrics    *metrics.Set
+	// DeadRetention is how long dead letters are kept. 0 means until they are
+	// requeued.
+	DeadRetention time.Duration
+	// Keys encrypt blocks and dead letters. The zero value leaves them in clear.
+	Keys    Keys
+	Log     *slog.Logger
+	Metrics *metrics.Set
 	// Now is the wall clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -46,6 +50,16 @@ type Queue struct {
 	inst       *instruments
 	live       *stream
 	dead       *deadLetters
+	keys       Keys
+
+	// leaving is held while letters leave and while hits of exports come: what is
+	// decided about an id is carried out before another decides.
+	leaving sync.Mutex
+
+	// Of Open and Close.
+	store *store
+	// lettersCurrent: every dead letter is encrypted with the first key.
+	lettersCurrent bool
 
 	stopGuard chan struct{}
 	wg        sync.WaitGroup
@@ -63,9 +77,10 @@ type Queue struct {
 // Open opens the queue in o.Dir, or makes it. It never deletes anything that
 // could hold an unsettled hit in order to start.
 //
-// It returns [ErrLocked] when another process has the queue, [ErrNewerFormat]
-// when a newer version wrote it, [ErrNoSpace] when there is too little room even
-// to open it, and [ErrDamaged] when opening could destroy what is there.
+// It returns [ErrLocked] when another process still has the queue after 2 s,
+// [ErrNewerFormat] when a newer version wrote it, [ErrKey] when it is encrypted with
+// a key that is not among o.Keys, [ErrNoSpace] when there is too little room even to
+// open it, and [ErrDamaged] when opening could destroy what is there.
 func Open(o Options) (*Queue, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -73,12 +88,12 @@ func Open(o Options) (*Queue, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
-	lock, err := lockDir(o.Dir)
+	lock, err := lockDir(o.Dir, lockPatience)
 	if err != nil {
 		return nil, fmt.Errorf("open queue: %w", err)
 	}
 	q := &Queue{
-		dir: o.Dir, log: o.Log, now: o.Now, lock: lock,
+		dir: o.Dir, log: o.Log, now: o.Now, lock: lock, keys: o.Keys,
 		stopGuard: make(chan struct{}),
 		failed:    make(chan struct{}),
 	}
@@ -90,43 +105,43 @@ func Open(o Options) (*Queue, error) {
 
 func (q *Queue) open(o Options) error {
 	var err error
-	if q.generation, err = ensureStore(o.Dir); err != nil {
+	if q.store, err = readStore(o.Dir); err == nil && q.store == nil {
+		q.store, err = newStore(o.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	q.generation = q.store.generation
+	if err := q.store.require(o.Keys); err != nil {
 		return err
 	}
 	if q.guard, err = newGuard(o.Dir, o.Reserve, o.MaxSize, o.Log); err != nil {
 		return err
 	}
 	q.inst = newInstruments(o.Metrics, q)
-	if q.dead, err = openDeadLetters(filepath.Join(o.Dir, "dead"), newBadgerLog(o.Log, q.fail)); err != nil {
+	if q.dead, err = openDeadLetters(filepath.Join(o.Dir, "dead"), newBadgerLog(o.Log, q.fail), o.Keys); err != nil {
 		return err
 	}
 	q.live, err = openStream(streamConfig{
 		dir: filepath.Join(o.Dir, "live"), generation: q.generation, log: o.Log, now: o.Now,
-		guard: q.guard, inst: q.inst, failed: q.fail, limits: limitsOf(o.ShelfBytes),
+		guard: q.guard, inst: q.inst, failed: q.fail, limits: limitsOf(o.ShelfBytes), keys: o.Keys,
 	})
 	if err != nil {
 		return errors.Join(err, q.dead.close())
 	}
 	q.wg.Go(func() { q.guard.run(q.stopGuard) }) // ended by Close
-	if err := q.reconcileDead(); err != nil {
+	err = q.reconcileDead()
+	if err == nil {
+		err = q.beginKeys()
+	}
+	if err != nil {
 		return errors.Join(err, q.Close())
 	}
+	if o.DeadRetention > 0 {
+		r := newRetention(q, o.DeadRetention)
+		q.wg.Go(func() { r.run(q.stopGuard) }) // ended by Close
+	}
 	return nil
-}
-
-// ensureStore reads store.json, or writes it into an empty directory.
-func ensureStore(dir string) (uint64, error) {
-	generation, err := readStore(dir)
-	if err != nil || generation != 0 {
-		return generation, err
-	}
-	if _, err := os.Stat(filepath.Join(dir, "live")); err == nil {
-		return 0, fmt.Errorf("%w: there is a queue but no store.json", ErrDamaged)
-	}
-	var b [8]byte
-	rand.Read(b[:])
-	generation = binary.LittleEndian.Uint64(b[:]) | 1
-	return generation, writeStore(dir, generation)
 }
 
 // fail ends acceptance for good after the first error of the disk.
@@ -164,7 +179,7 @@ func (q *Queue) Err() error {
 // [ErrStopped] when the disk has failed or the queue was closed, in which case
 // the hits may or may not be there. It does not retain the sets.
 func (q *Queue) Append(ctx context.Context, sets ...*hit.RequestSet) error {
-	return q.live.append(ctx, sets, nil)
+	return q.live.append(ctx, sets, origin{})
 }
 
 // stuckCommit is how long a commit may take before the queue is not ready: a
@@ -198,16 +213,27 @@ func (q *Queue) Ready() error {
 // Lease gives up to limit hits in the order of arrival, blocking until there is
 // at least one that was not leased before. Each hit is leased once a process; it
 // stays the caller's until it is settled. It returns ctx's error when ctx ends,
-// [ErrStopped] after the end, [ErrNewerFormat] for a block of a newer version.
+// [ErrStopped] after the end, [ErrNewerFormat] for a block of a newer version,
+// [ErrKey] for one that is encrypted with an unknown key.
 func (q *Queue) Lease(ctx context.Context, limit int) ([]hit.Pending, error) {
 	return q.live.lease(ctx, limit)
 }
 
 // Journal writes down that hits are about to be sent and returns once that is
 // synced. If the process ends before [Queue.Settle] is called with the batch,
-// the hits come back as uncertain.
-func (q *Queue) Journal(ids []hit.ID) (batch uint64, err error) {
-	return q.live.journal(ids, q.now().UnixNano())
+// the hits come back as uncertain. The memo, a few bytes of the caller's own, is
+// kept with them; nil = none.
+func (q *Queue) Journal(ids []hit.ID, memo []byte) (batch uint64, err error) {
+	return q.live.journal(ids, memo, q.now().UnixNano())
+}
+
+// Memo gives what [Queue.Journal] was given with a batch, in this process or in an
+// earlier one; nil when the batch has ended, had none, or was lost with the
+// journal.
+func (q *Queue) Memo(batch uint64) []byte {
+	q.live.mu.Lock()
+	defer q.live.mu.Unlock()
+	return slices.Clone(q.live.st.journal[batch].memo)
 }
 
 // Settle ends the journal's batch and settles hits, in one transaction that is
@@ -242,9 +268,14 @@ func (q *Queue) Close() error {
 		q.live.stop()
 		q.live.closer.Wait()
 		q.wg.Wait()
+		q.leaving.Lock() // what is under way ends with the stream's refusal
+		defer q.leaving.Unlock()
 		if q.Err() == nil {
 			q.closeErr = q.live.close()
 			if q.guard.mayWrite() { // else the dead letters stay as a kill leaves them
+				if q.closeErr == nil {
+					q.closeErr = q.endKeys()
+				}
 				q.closeErr = errors.Join(q.closeErr, q.dead.close())
 			}
 		}

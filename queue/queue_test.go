@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sluice/internal/hit"
@@ -41,7 +42,7 @@ func TestSettledHitsStaySettled(t *testing.T) {
 	q := openAt(t, dir)
 	mustAppend(t, q, aSet(0, 100, 1))
 	hits := leaseAll(t, q, 100)
-	batch, err := q.Journal(idsOf(hits[:60]))
+	batch, err := q.Journal(idsOf(hits[:60]), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,11 +94,11 @@ func TestWhatWasInFlightIsUncertainAfterTheProcessEnds(t *testing.T) {
 	q := openAt(t, dir)
 	mustAppend(t, q, aSet(0, 10, 1))
 	hits := leaseAll(t, q, 10)
-	open, err := q.Journal(idsOf(hits[2:5]))
+	open, err := q.Journal(idsOf(hits[2:5]), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	given, err := q.Journal(idsOf(hits[5:8]))
+	given, err := q.Journal(idsOf(hits[5:8]), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +177,30 @@ func TestASecondProcessIsRefused(t *testing.T) {
 	if _, err := Open(testOptions(t, dir)); !errors.Is(err, ErrLocked) {
 		t.Errorf("Open = %v, want ErrLocked", err)
 	}
+}
+
+// TestTheLockOfAKilledProcessIsAwaited: the kernel lets it go some milliseconds
+// after the supervisor has started the next process.
+func TestTheLockOfAKilledProcessIsAwaited(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		held, err := lockDir(dir, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := lockDir(dir, lockPatience); !errors.Is(err, ErrLocked) || time.Since(began) != lockPatience {
+			t.Errorf("lockDir = %v after %v, want ErrLocked after %v", err, time.Since(began), lockPatience)
+		}
+		time.AfterFunc(lockPatience/2, func() { held.Close() })
+		next, err := lockDir(dir, lockPatience)
+		if err != nil {
+			t.Fatalf("lockDir = %v after the lock was let go", err)
+		}
+		if err := next.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestASetThatNeverFitsIsRefused(t *testing.T) {

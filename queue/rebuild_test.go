@@ -24,11 +24,14 @@ type crashed struct {
 }
 
 // crashedStore runs a queue through appends, leases, a journal entry and
-// settlements, in that order, and copies its directory while it runs.
-func crashedStore(t testing.TB, blocks int) crashed {
+// settlements, in that order, and copies its directory while it runs. With keys it is
+// encrypted.
+func crashedStore(t testing.TB, blocks int, keys ...byte) crashed {
 	t.Helper()
 	r := newRand(t)
-	q, err := Open(testOptions(t, t.TempDir()))
+	o := testOptions(t, t.TempDir())
+	o.Keys = testKeys(keys...)
+	q, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +43,7 @@ func crashedStore(t testing.TB, blocks int) crashed {
 	if err := q.Settle(0, settleAs(c.settled, hit.Delivered)); err != nil {
 		t.Fatal(err)
 	}
-	if c.batch, err = q.Journal(idsOf(c.flying)); err != nil {
+	if c.batch, err = q.Journal(idsOf(c.flying), nil); err != nil {
 		t.Fatal(err)
 	}
 	flush(t, q)
@@ -107,11 +110,25 @@ func newNumberIsAbove(t testing.TB, q *Queue, last uint64) {
 }
 
 // TestW2AWholePageOfALogIsZero: a page holds parts of several entries; those
-// behind it are recovered, those in it are missing.
+// behind it are recovered, those in it are missing. What is left of an entry is
+// random bytes where it is encrypted.
 func TestW2AWholePageOfALogIsZero(t *testing.T) {
-	origin := crashedStore(t, 60)
+	for name, keys := range map[string][]byte{"in clear": nil, "encrypted": {1}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			origin := crashedStore(t, 60, keys...)
+			for _, block := range []int{10, 20, 30, 40, 50} {
+				zeroPage(t, origin, block, testKeys(keys...))
+			}
+		})
+	}
+}
+
+// zeroPage makes the page of a log on which a block begins zero and looks at what is
+// recovered.
+func zeroPage(t *testing.T, origin crashed, block int, keys Keys) {
 	places := placesOf(t, theShelf(t, origin.dir), prefixBlock)
-	page := int64(places[30].off) &^ 4095
+	page := int64(places[block].off) &^ 4095
 	var harmed []uint64
 	for _, p := range places {
 		if int64(p.off)-60 < page+4096 && int64(p.off+len(p.value))+4 > page {
@@ -119,8 +136,14 @@ func TestW2AWholePageOfALogIsZero(t *testing.T) {
 		}
 	}
 	dir := copyTree(t, origin.dir)
-	change(t, filepath.Join(theShelf(t, dir), filepath.Base(places[30].file)), page, make([]byte, 4096))
-	q, book := openDamaged(t, dir)
+	change(t, filepath.Join(theShelf(t, dir), filepath.Base(places[block].file)), page, make([]byte, 4096))
+	o, book := damagedOptions(t, dir)
+	o.Keys = keys
+	q, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
 	hits := leaseRest(t, q)
 	got := blocksOf(hits)
 	for n := uint64(3); n <= origin.last; n++ {
@@ -138,6 +161,48 @@ func TestW2AWholePageOfALogIsZero(t *testing.T) {
 		}
 	}
 	newNumberIsAbove(t, q, origin.last)
+}
+
+// TestOnlyWhatBadgerWritesIsTakenForAnEntry of a log: where damage is passed over,
+// any other head is that of no entry, however long it says to be.
+func TestOnlyWhatBadgerWritesIsTakenForAnEntry(t *testing.T) {
+	n := 0
+	log := mustRead(t, theFile(t, theShelf(t, crashedStore(t, 3).dir), ".mem"))
+	for rest := log[walHeaderLen:]; rest[0] != 0; {
+		_, length, ok := parseLogEntry(rest)
+		if !ok {
+			t.Fatalf("entry %d of a whole log does not verify", n)
+		}
+		key := 2
+		for range 3 { // the lengths and the expiry
+			_, used := binary.Uvarint(rest[key:])
+			key += used
+		}
+		for name, change := range map[string]func(head []byte){
+			"not of a transaction": func(h []byte) { h[0] &^= walMetaTxn | walMetaFin },
+			"another mark":         func(h []byte) { h[0] |= 1 << 3 },
+			"a user's mark":        func(h []byte) { h[1] = 1 },
+			"a longer key":         func(h []byte) { h[2]++ },
+			"an expiry":            func(h []byte) { h[key-1] = 1 },
+			"another key":          func(h []byte) { h[key] = 'x' },
+		} {
+			head := bytes.Clone(rest[:length+8])
+			change(head)
+			if _, got, ok := parseLogEntry(head); got != 0 || ok {
+				t.Errorf("entry %d with %s is taken for one of %d bytes", n, name, got)
+			}
+		}
+		rest = rest[length:]
+		n++
+	}
+	if n < 9 {
+		t.Errorf("%d entries in the log", n)
+	}
+	for _, key := range [][]byte{blockKey{}.bytes(), deltaKey(1), snapshotKey(1, 1), deadKey(hit.ID{}), noteKey{}.bytes(), leftKey} {
+		if got := walKeyLen(key[0]); got != uint64(len(key))+versionLen {
+			t.Errorf("the key %q is taken for one of %d bytes", key, got)
+		}
+	}
 }
 
 // TestW2ALostSettlementIsADoubt: when the transaction that settled hits is
@@ -443,6 +508,7 @@ func TestTooFewFileDescriptorsAreNoDamage(t *testing.T) {
 		{fmt.Errorf("while opening memtables err: open x.mem: too many open files"), false},
 		{fmt.Errorf("mmap: cannot allocate memory"), false},
 		{fmt.Errorf("%w: x", ErrNewerFormat), false},
+		{missingKeys(keyID{}), false},
 		{errShort, true},
 		{fmt.Errorf("%w: MANIFEST", ErrDamaged), true},
 	} {
@@ -461,7 +527,7 @@ func TestW7OfflineVerifyLeavesTheQueueAsItWas(t *testing.T) {
 	before := treeHash(t, origin.dir)
 	copyInto(t, copyTree(t, origin.dir), filepath.Join(origin.dir, "verify-1234"))
 
-	report, err := Verify(context.Background(), origin.dir)
+	report, err := Verify(context.Background(), origin.dir, Keys{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -480,7 +546,7 @@ func TestW7OfflineVerifyLeavesTheQueueAsItWas(t *testing.T) {
 
 	closed := closedStore(t, newRand(t), 5)
 	before = treeHash(t, closed)
-	if r, err := Verify(context.Background(), closed); err != nil || len(r.Problems) > 0 || r.Blocks != 5 {
+	if r, err := Verify(context.Background(), closed, Keys{}); err != nil || len(r.Problems) > 0 || r.Blocks != 5 {
 		t.Errorf("Verify of a closed queue = %+v, %v", r, err)
 	}
 	if treeHash(t, closed) != before {

@@ -39,7 +39,7 @@ type dbFiles struct {
 
 const (
 	shelfKinds = string(kindBlock) + string(kindDelta) + string(kindSnapshot)
-	deadKinds  = string(kindDead)
+	deadKinds  = string(kindDead) + string(kindSealedDead) + string(kindNote) + string(kindLeft)
 )
 
 // open opens the database for writing, whatever a crash or a bad disk has left
@@ -105,7 +105,7 @@ var notDamage = [...]unix.Errno{
 // isDamage reports whether an error of opening is a reason to rebuild. Badger
 // flattens the errors of the system into text.
 func isDamage(err error) bool {
-	if err == nil || errors.Is(err, ErrNewerFormat) || errors.Is(err, ErrNoSpace) {
+	if err == nil || isForeign(err) || errors.Is(err, ErrNoSpace) {
 		return false
 	}
 	return !slices.ContainsFunc(notDamage[:], func(e unix.Errno) bool {

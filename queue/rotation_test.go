@@ -34,7 +34,7 @@ func rowStore(t testing.TB, closed bool) (dir string, last uint64) {
 	if err := q.Settle(0, settleAs(hits[2*hitsPerBlock:3*hitsPerBlock], hit.Delivered)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := q.Journal(idsOf(hits[len(hits)-hitsPerBlock:])); err != nil {
+	if _, err := q.Journal(idsOf(hits[len(hits)-hitsPerBlock:]), nil); err != nil {
 		t.Fatal(err)
 	}
 	if closed {

@@ -77,6 +77,7 @@ type journalEntry struct {
 	batch uint64
 	at    int64 // Unix nanoseconds
 	ids   []idRange
+	memo  []byte // what the sender gave with it
 }
 
 // An idRange is the hits from..to, both included, of one block.
@@ -117,6 +118,9 @@ type state struct {
 	// requeued are dead letters that were appended again and must be removed from
 	// the dead letters; the two stores cannot change in one transaction.
 	requeued map[hit.ID]struct{}
+	// imported are ids of exported hits that were appended and must be noted beside
+	// the dead letters.
+	imported map[hit.ID]struct{}
 
 	spans      []span
 	missing    int64 // blocks that are not there
@@ -132,6 +136,7 @@ func newState() *state {
 		folded:   map[int64]tally{},
 		journal:  map[uint64]journalEntry{},
 		requeued: map[hit.ID]struct{}{},
+		imported: map[hit.ID]struct{}{},
 	}
 }
 
@@ -144,6 +149,8 @@ type delta struct {
 	ends      []uint64
 	requeued  []hit.ID
 	forgotten []hit.ID
+	imported  []hit.ID
+	noted     []hit.ID
 	spans     []span
 	folds     []counterKey
 	// doubtUntil marks every unsettled hit of blocks up to this number as
@@ -172,7 +179,8 @@ type countChange struct {
 
 func (d *delta) empty() bool {
 	return len(d.blocks) == 0 && len(d.settles) == 0 && len(d.counts) == 0 && len(d.begins) == 0 &&
-		len(d.ends) == 0 && len(d.requeued) == 0 && len(d.forgotten) == 0 && len(d.spans) == 0 &&
+		len(d.ends) == 0 && len(d.requeued) == 0 && len(d.forgotten) == 0 &&
+		len(d.imported) == 0 && len(d.noted) == 0 && len(d.spans) == 0 &&
 		len(d.folds) == 0 && d.doubtUntil == 0
 }
 
@@ -204,6 +212,12 @@ func (s *state) apply(seq uint64, d *delta) {
 	}
 	for _, id := range d.forgotten {
 		delete(s.requeued, id)
+	}
+	for _, id := range d.imported {
+		s.imported[id] = struct{}{}
+	}
+	for _, id := range d.noted {
+		delete(s.imported, id)
 	}
 	for _, sp := range d.spans {
 		s.addSpan(sp)
@@ -321,6 +335,12 @@ func (s *state) isSettled(number uint64, index uint32) bool {
 	}
 	w := s.window[number]
 	return w != nil && (w.settled == nil || index < w.hits && w.settled.has(index))
+}
+
+// isSettledWhole reports whether every hit of a block is settled.
+func (s *state) isSettledWhole(number uint64) bool {
+	w := s.window[number]
+	return number < s.floor || w != nil && w.settled == nil
 }
 
 // pending counts the unsettled hits from the blocks' running numbers, without

@@ -23,6 +23,9 @@ const (
 	tagSpan       = 8
 	tagFold       = 9
 	tagDoubt      = 10
+	tagMemo       = 11
+	tagImported   = 12
+	tagNoted      = 13
 	tagScalars    = 32
 	tagWindow     = 33
 	tagFoldedSite = 34
@@ -54,6 +57,12 @@ func encodeDelta(buf []byte, seq uint64, d *delta) []byte {
 	}
 	for _, id := range d.forgotten {
 		w.u(tagForgotten, id.Generation, id.Block, uint64(id.Index))
+	}
+	for _, id := range d.imported {
+		w.u(tagImported, id.Generation, id.Block, uint64(id.Index))
+	}
+	for _, id := range d.noted {
+		w.u(tagNoted, id.Generation, id.Block, uint64(id.Index))
 	}
 	for _, sp := range d.spans {
 		w.span(sp)
@@ -97,12 +106,23 @@ func decodeDelta(seq uint64, value []byte) (*delta, error) {
 			d.requeued = append(d.requeued, r.id())
 		case tagForgotten:
 			d.forgotten = append(d.forgotten, r.id())
+		case tagImported:
+			d.imported = append(d.imported, r.id())
+		case tagNoted:
+			d.noted = append(d.noted, r.id())
 		case tagSpan:
 			d.spans = append(d.spans, r.span())
 		case tagFold:
 			d.folds = append(d.folds, counterKey{r.i(), r.i()})
 		case tagDoubt:
 			d.doubtUntil = r.u()
+		case tagMemo:
+			batch, memo := r.memo()
+			if n := len(d.begins); n > 0 && d.begins[n-1].batch == batch {
+				d.begins[n-1].memo = memo
+			} else {
+				r.fail("memo of batch %d without the batch", batch)
+			}
 		default:
 			r.fail("delta record %d", tag)
 		}
@@ -148,6 +168,9 @@ func encodeSnapshot(s *state) []byte {
 	for _, id := range slices.SortedFunc(maps.Keys(s.requeued), hit.ID.Compare) {
 		w.u(tagRequeued, id.Generation, id.Block, uint64(id.Index))
 	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.imported), hit.ID.Compare) {
+		w.u(tagImported, id.Generation, id.Block, uint64(id.Index))
+	}
 	for _, sp := range s.spans {
 		w.span(sp)
 	}
@@ -184,8 +207,19 @@ func decodeSnapshot(p []byte) (*state, error) {
 		case tagBegin:
 			e := r.begin()
 			s.journal[e.batch] = e
+		case tagMemo:
+			batch, memo := r.memo()
+			e, open := s.journal[batch]
+			if !open {
+				r.fail("memo of batch %d without the batch", batch)
+			} else {
+				e.memo = memo
+				s.journal[batch] = e
+			}
 		case tagRequeued:
 			s.requeued[r.id()] = struct{}{}
+		case tagImported:
+			s.imported[r.id()] = struct{}{}
 		case tagSpan:
 			s.spans = append(s.spans, r.span())
 		default:
@@ -231,6 +265,10 @@ func (w *writer) begin(e *journalEntry) {
 	w.u(uint64(len(e.ids)))
 	for _, r := range e.ids {
 		w.u(r.block, uint64(r.from), uint64(r.to-r.from))
+	}
+	if len(e.memo) > 0 {
+		w.u(tagMemo, e.batch, uint64(len(e.memo)))
+		w.b = append(w.b, e.memo...)
 	}
 }
 
@@ -323,6 +361,18 @@ func (r *reader) begin() journalEntry {
 		e.ids = append(e.ids, rg)
 	}
 	return e
+}
+
+func (r *reader) memo() (batch uint64, memo []byte) {
+	batch = r.u()
+	n := r.u()
+	if n == 0 || n > uint64(len(r.b)) {
+		r.fail("memo of %d bytes", n)
+		return batch, nil
+	}
+	memo = slices.Clone(r.b[:n])
+	r.b = r.b[n:]
+	return batch, memo
 }
 
 func (r *reader) id() hit.ID { return hit.ID{Generation: r.u(), Block: r.u(), Index: r.u32()} }

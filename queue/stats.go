@@ -32,9 +32,12 @@ type Stats struct {
 	Reserve   int64
 
 	DamagedBlocks, MissingBlocks int64
-	Blocks, Shelves              int64 // pending blocks; shelves on disk
-	SyncMean                     time.Duration
-	Generation                   uint64
+	// DeadExpired and DeadRequeued are letters that have left since the store was
+	// made. Of the Dead, which the expired stay among, DeadKept are still there.
+	DeadKept, DeadExpired, DeadRequeued int64
+	Blocks, Shelves                     int64 // pending blocks; shelves on disk
+	SyncMean                            time.Duration
+	Generation                          uint64
 }
 
 // usageEvery is how long a figure of the used disk space is good for.
@@ -73,6 +76,9 @@ func (q *Queue) Stats() Stats {
 	}
 	floor, any := st.floor, st.pending() > 0
 	s.mu.Unlock()
+	gone := q.dead.leftNow()
+	out.DeadExpired, out.DeadRequeued = gone.expired, gone.requeued
+	out.DeadKept = max(0, out.Dead-gone.expired)
 	out.SyncMean = time.Duration(s.commitMean.Load())
 	out.DiskBytes = q.usage.get(q.dir)
 	out.FreeBytes, out.Reserve = q.guard.above(), q.guard.reserve

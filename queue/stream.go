@@ -36,6 +36,7 @@ type stream struct {
 	inst       *instruments
 	failed     func(error) // ends the queue
 	limits     shelfLimits
+	keys       Keys
 
 	// Owned by the committer goroutine once it runs.
 	clock       uint64 // never goes back
@@ -102,9 +103,9 @@ func limitsOf(bytes int64) shelfLimits {
 // A group is what one transaction will store of new hits.
 type group struct {
 	batchOf
-	requeued []hit.ID
-	done     chan struct{}
-	err      error // set before done is closed
+	origin
+	done chan struct{}
+	err  error // set before done is closed
 }
 
 // batchOf is encoded request sets.
@@ -170,9 +171,8 @@ func cut(h []hit.Hit) (part, rest []hit.Hit) {
 
 var encoders = sync.Pool{New: func() any { return &batchOf{} }}
 
-// append stores sets; see [Queue.Append]. requeued are dead letters that they
-// come from: their hits were counted as accepted before and are not again.
-func (s *stream) append(ctx context.Context, sets []*hit.RequestSet, requeued []hit.ID) error {
+// append stores sets; see [Queue.Append].
+func (s *stream) append(ctx context.Context, sets []*hit.RequestSet, from origin) error {
 	e := encoders.Get().(*batchOf)
 	defer encoders.Put(e)
 	e.reset()
@@ -182,12 +182,12 @@ func (s *stream) append(ctx context.Context, sets []*hit.RequestSet, requeued []
 	if len(e.keys) == 0 {
 		return nil
 	}
-	g, err := s.admit(ctx, e, requeued)
+	g, err := s.admit(ctx, e, from)
 	if err != nil {
 		return err
 	}
 	<-g.done
-	if g.err == nil && len(requeued) == 0 {
+	if g.err == nil && len(from.requeued) == 0 {
 		s.inst.accepted.Add(len(e.keys))
 	}
 	return g.err
@@ -195,7 +195,7 @@ func (s *stream) append(ctx context.Context, sets []*hit.RequestSet, requeued []
 
 // admit puts encoded sets into the open group, waiting for the next one where
 // they do not fit.
-func (s *stream) admit(ctx context.Context, e *batchOf, requeued []hit.ID) (*group, error) {
+func (s *stream) admit(ctx context.Context, e *batchOf, from origin) (*group, error) {
 	s.mu.Lock()
 	for {
 		if s.stopErr != nil {
@@ -209,10 +209,11 @@ func (s *stream) admit(ctx context.Context, e *batchOf, requeued []hit.ID) (*gro
 		g := s.open
 		fits := len(g.raw)+len(e.raw) <= maxBlockRaw && len(g.keys)+len(e.keys) <= maxGroupHits
 		// A requeue travels alone, since its hits are counted differently.
-		mixed := len(requeued) > 0 || len(g.requeued) > 0
+		mixed := len(from.requeued) > 0 || len(g.requeued) > 0
 		if len(g.keys) == 0 || fits && !mixed {
 			g.add(e)
-			g.requeued = append(g.requeued, requeued...)
+			g.requeued = append(g.requeued, from.requeued...)
+			g.imported = append(g.imported, from.imported...)
 			s.mu.Unlock()
 			s.signal()
 			return g, nil
@@ -297,6 +298,13 @@ func (s *stream) close() error {
 		errs = append(errs, sh.finish())
 	}
 	return errors.Join(errs...)
+}
+
+// bounds gives the floor and the number of the newest block.
+func (s *stream) bounds() (floor, last uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.floor, s.st.lastNumber
 }
 
 // current is the shelf being written.

@@ -33,8 +33,8 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 			counted = false
 			return true, nil
 		}
-		b, sets, err := decodeBlock(f.key, f.value)
-		if errors.Is(err, ErrNewerFormat) {
+		b, sets, err := decodeBlock(s.keys, f.key, f.value)
+		if isForeign(err) {
 			return false, err
 		}
 		if err != nil {
@@ -68,6 +68,14 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 		}
 		r.Dead++
 	}
+	for value, err := range q.dead.others() {
+		if err == nil {
+			_, err = otherKey(value)
+		}
+		if err != nil {
+			problem("what is noted beside the dead letters cannot be read: %v", err)
+		}
+	}
 	return r, nil
 }
 
@@ -75,11 +83,11 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 // copy of everything that opening could change, in a temporary directory beside
 // it; what is never written again is linked, not copied. What opening the copy
 // had to repair is among the problems. It returns [ErrLocked] while a process has
-// the queue open, [ErrNotFound] when there is none.
-func Verify(ctx context.Context, dir string) (*Report, error) {
+// the queue open, [ErrNotFound] when there is none, [ErrKey] when keys cannot read it.
+func Verify(ctx context.Context, dir string, keys Keys) (*Report, error) {
 	var report *Report
 	var repairs errorTexts
-	err := withCopy(dir, slog.New(&repairs), func(q *Queue) (err error) {
+	err := withCopy(dir, keys, slog.New(&repairs), func(q *Queue) (err error) {
 		report, err = verify(ctx, q)
 		return err
 	})
@@ -91,24 +99,27 @@ func Verify(ctx context.Context, dir string) (*Report, error) {
 }
 
 // WithCopy opens a copy of the queue in dir, for reading it while no process has
-// it open, and calls use with it. The copy is removed afterwards, and the queue
-// in dir is as it was.
-func WithCopy(dir string, use func(*Queue) error) error {
-	return withCopy(dir, slog.New(slog.DiscardHandler), use)
+// it open, and calls use with it. The copy is encrypted as the queue is. It is
+// removed afterwards, and the queue in dir is as it was. Errors are those of [Verify].
+func WithCopy(dir string, keys Keys, use func(*Queue) error) error {
+	return withCopy(dir, keys, slog.New(slog.DiscardHandler), use)
 }
 
 // copyPrefix begins the names of copies.
 const copyPrefix = "verify-"
 
-func withCopy(dir string, log *slog.Logger, use func(*Queue) error) (err error) {
+func withCopy(dir string, keys Keys, log *slog.Logger, use func(*Queue) error) (err error) {
 	if _, err := os.Stat(filepath.Join(dir, "store.json")); err != nil {
 		return fmt.Errorf("%w: no queue in %s", ErrNotFound, dir)
 	}
-	lock, err := lockDir(dir)
+	lock, err := lockDir(dir, lockPatienceOffline)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
+	if err := CheckKeys(dir, keys); err != nil {
+		return err
+	}
 	if err := removeCopies(dir); err != nil {
 		return err
 	}
@@ -120,7 +131,7 @@ func withCopy(dir string, log *slog.Logger, use func(*Queue) error) (err error) 
 	if err := copyQueue(dir, tmp); err != nil {
 		return fmt.Errorf("copy the queue: %w", err)
 	}
-	q, err := Open(Options{Dir: tmp, Reserve: 1, Metrics: metrics.NewSet(), Now: time.Now, Log: log})
+	q, err := Open(Options{Dir: tmp, Keys: keys, Reserve: 1, Metrics: metrics.NewSet(), Now: time.Now, Log: log})
 	if err != nil {
 		return err
 	}

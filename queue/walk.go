@@ -308,7 +308,7 @@ func (s *stream) peek(ctx context.Context, from uint64, visit func(hit.Pending) 
 		if f.missing != 0 {
 			return true, nil
 		}
-		b, sets, err := decodeBlock(f.key, f.value)
+		b, sets, err := decodeBlock(s.keys, f.key, f.value)
 		if errors.Is(err, errDamaged) {
 			return true, nil
 		}

@@ -13,9 +13,11 @@ const (
 	minBackoff = time.Second
 	maxBackoff = time.Minute
 	// closeRounds is how many rounds of probes must pass, one after the other,
-	// before hits flow again; closeGap is the time between them.
-	closeRounds = 2
-	closeGap    = time.Second
+	// before hits flow again. closeGap is the time between them, and shortGap when no
+	// probe ever confirmed the fall: a connection that broke, a PHP process that died.
+	closeRounds = 3
+	closeGap    = 2 * time.Second
+	shortGap    = 500 * time.Millisecond
 )
 
 // errTripped is what the circuit breaker is told of a failure.
@@ -30,7 +32,8 @@ var errTripped = errors.New("tripped")
 //
 // All methods may be called from any goroutine.
 type breaker struct {
-	log *slog.Logger
+	log    *slog.Logger
+	opened func(Reason) // counts falls and pauses; set before use
 
 	mu sync.Mutex
 	// cb is called with mu held, so its callbacks may change what mu guards, and
@@ -40,8 +43,13 @@ type breaker struct {
 	started bool // the first round of probes has passed
 	reason  Reason
 	detail  string
+	lately  string    // what the last try met, when reason is a sticky one that it does not end
 	since   time.Time // of the present state
 	next    time.Time // of the next round of probes, when not closed
+	// confirmed: a probe found this fall, or failed in it.
+	confirmed bool
+	good      int       // rounds that have passed, of closeRounds
+	trouble   time.Time // when something but hits alone last showed an outage
 	// openings counts how often the breaker opened since a hit was delivered.
 	openings int
 	pause    *Pause
@@ -67,7 +75,7 @@ type LastHold struct {
 }
 
 func newBreaker(log *slog.Logger) *breaker {
-	b := &breaker{log: log, changed: make(chan struct{}), reason: ReasonStarting, detail: "Matomo has not been asked yet"}
+	b := &breaker{log: log, opened: func(Reason) {}, changed: make(chan struct{}), reason: ReasonStarting, detail: "Matomo has not been asked yet"}
 	b.since = time.Now()
 	b.heldFrom = b.since
 	b.cb = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
@@ -119,7 +127,32 @@ func (b *breaker) notifyLocked() {
 func (b *breaker) open(reason Reason, detail string, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.trouble = time.Now()
 	b.openLocked(reason, detail, wait)
+}
+
+// found is open for what a probe has found.
+func (b *breaker) found(reason Reason, detail string, wait time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble = time.Now()
+	b.openLocked(reason, detail, wait)
+	b.confirmed = true
+}
+
+// rest is open for hits that fail one by one while the canary passes. That may be an
+// outage, and may be the hits' own fault, so it does not speak for them.
+func (b *breaker) rest(detail string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.openLocked(ReasonDown, detail, 0)
+}
+
+// troubledSince reports whether an outage was seen at or after a time, or is there.
+func (b *breaker) troubledSince(t time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.trouble.Before(t)
 }
 
 func (b *breaker) openLocked(reason Reason, detail string, wait time.Duration) {
@@ -133,18 +166,30 @@ func (b *breaker) openLocked(reason Reason, detail string, wait time.Duration) {
 	if done, err := b.cb.Allow(); err == nil {
 		done(errTripped)
 	}
+	if b.heldFrom.IsZero() || !b.started {
+		b.opened(reason)
+		b.confirmed = false
+	}
 	if b.heldFrom.IsZero() {
 		b.heldFrom = now
 	}
-	b.started = true
+	b.started, b.good = true, 0
 	delay := max(backoff(minBackoff, maxBackoff, b.openings), wait)
 	b.openings++
 	b.next = now.Add(delay)
+	b.notifyLocked()
+	if b.reason.sticky() && !reason.sticky() {
+		if detail != b.lately {
+			b.log.Info("the next try met something else; the reason stays", "reason", b.reason, "met", reason, "why", detail)
+		}
+		b.lately = detail
+		return
+	}
+	b.lately = ""
 	if reason != b.reason || detail != b.detail {
 		b.log.Warn("nothing is sent; hits are kept", "reason", reason, "why", detail, "next_try_in", delay)
 	}
 	b.reason, b.detail = reason, detail
-	b.notifyLocked()
 }
 
 // A round is the finding of one round of probes.
@@ -160,12 +205,14 @@ func (b *breaker) probed(r round) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !r.ok {
+		b.trouble, b.confirmed = time.Now(), true
 		// When the backoff has passed the state is half-open, and the failure ends it.
 		if b.cb.State() == gobreaker.StateOpen {
 			b.next = time.Now().Add(max(backoff(minBackoff, maxBackoff, b.openings), r.wait))
 			return
 		}
 		b.openLocked(r.reason, r.detail, r.wait)
+		b.confirmed = true
 		return
 	}
 	if !b.started {
@@ -177,14 +224,20 @@ func (b *breaker) probed(r round) {
 	if b.gate == gobreaker.StateClosed {
 		return
 	}
+	gap := closeGap
+	if !b.confirmed {
+		gap = shortGap
+	} else {
+		b.trouble = time.Now() // what a probe has seen may still be there
+	}
+	b.next = time.Now().Add(gap)
 	done, err := b.cb.Allow()
 	if err != nil {
-		b.next = time.Now().Add(closeGap)
 		b.notifyLocked()
 		return
 	}
 	done(nil)
-	b.next = time.Now().Add(closeGap)
+	b.good++
 	if b.gate == gobreaker.StateClosed {
 		b.closedLocked()
 		return
@@ -196,7 +249,7 @@ func (b *breaker) closedLocked() {
 	now := time.Now()
 	b.held = LastHold{Reason: b.reason, Detail: b.detail, Since: b.heldFrom, Duration: now.Sub(b.heldFrom).Seconds()}
 	b.log.Info("hits are sent", "reason_of_last_hold", b.reason, "held", now.Sub(b.heldFrom).Round(time.Millisecond))
-	b.reason, b.detail, b.heldFrom, b.since = ReasonNone, "", time.Time{}, now
+	b.reason, b.detail, b.lately, b.heldFrom, b.since = ReasonNone, "", "", time.Time{}, now
 	b.notifyLocked()
 }
 
@@ -227,6 +280,17 @@ func (b *breaker) setPause(p *Pause) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pause = p
+	if p != nil {
+		b.opened(ReasonManual)
+	}
+	b.notifyLocked()
+}
+
+// hurry makes the next round of probes due now.
+func (b *breaker) hurry() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next = time.Now()
 	b.notifyLocked()
 }
 
@@ -278,6 +342,7 @@ type standing struct {
 	detail string
 	since  time.Time
 	next   time.Time
+	rounds int // that must still pass, when the state is trying
 	pause  *Pause
 	held   LastHold
 }
@@ -285,7 +350,10 @@ type standing struct {
 func (b *breaker) standing() standing {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	st := standing{state: StateSending, reason: b.reason, detail: b.detail, since: b.since, next: b.next, held: b.held}
+	st := standing{state: StateSending, reason: b.reason, detail: b.detail, since: b.since, next: b.next, held: b.held, rounds: closeRounds - b.good}
+	if b.lately != "" {
+		st.detail += "; at the last try: " + b.lately
+	}
 	switch {
 	case !b.started || b.gate == gobreaker.StateOpen:
 		st.state = StateHolding

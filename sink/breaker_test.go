@@ -10,11 +10,13 @@ import (
 func testBreaker() *breaker { return newBreaker(slog.New(slog.DiscardHandler)) }
 
 // TestBreakerLife follows a breaker through a fall: it opens at the first failure,
-// waits longer after each failed round, closes after two good rounds, and begins
+// waits longer after each failed round, closes after three good rounds, and begins
 // with the shortest wait again once a hit was delivered.
 func TestBreakerLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := testBreaker()
+		falls := map[Reason]int{}
+		b.opened = func(r Reason) { falls[r]++ }
 		is := func(state State, reason Reason) {
 			t.Helper()
 			if st := b.standing(); st.state != state || st.reason != reason || b.sending() != (state == StateSending) {
@@ -46,28 +48,40 @@ func TestBreakerLife(t *testing.T) {
 			is(StateHolding, ReasonDown)
 		}
 		wait(maxBackoff, maxBackoff)
+		good := func(gap time.Duration) {
+			t.Helper()
+			for range closeRounds - 1 {
+				b.probed(round{ok: true})
+				is(StateTrying, ReasonDown)
+				wait(gap*4/3, gap*4/5)
+			}
+			b.probed(round{ok: true})
+			is(StateSending, ReasonNone)
+		}
 		b.probed(round{ok: true})
 		is(StateTrying, ReasonDown)
 		wait(closeGap*4/3, closeGap*4/5)
 		b.probed(round{reason: ReasonDown})
 		is(StateHolding, ReasonDown)
 		wait(maxBackoff, maxBackoff)
-		b.probed(round{ok: true})
-		time.Sleep(closeGap)
-		b.probed(round{ok: true})
-		is(StateSending, ReasonNone)
+		good(closeGap)
 		if st := b.standing(); st.held.Reason != ReasonDown || st.held.Duration < 60 {
 			t.Errorf("last hold %+v, want down for minutes", st.held)
 		}
 		// No hit has gone through, so the next fall waits long at once.
 		b.open(ReasonDown, "", 0)
 		wait(maxBackoff, maxBackoff)
-		b.probed(round{ok: true})
-		time.Sleep(closeGap)
-		b.probed(round{ok: true})
+		good(shortGap) // no probe has seen anything
 		b.delivered()
 		b.open(ReasonDown, "", 0)
 		wait(minBackoff, minBackoff)
+		good(shortGap)
+		b.found(ReasonDown, "a probe's finding", 0)
+		wait(2*minBackoff, 2*minBackoff)
+		good(closeGap)
+		if falls[ReasonOverload] != 1 || falls[ReasonDown] != 3 || len(falls) != 2 {
+			t.Errorf("falls are counted as %v, want overload once and down three times", falls)
+		}
 	})
 }
 
@@ -96,6 +110,8 @@ func TestBreakerTellsOfChanges(t *testing.T) {
 			func() { b.open(ReasonDown, "", 0) },
 			func() { b.setPause(&Pause{Until: time.Now().Add(time.Hour)}) },
 			func() { b.setPause(nil) },
+			func() { b.hurry() },
+			func() { time.Sleep(2 * time.Second); b.probed(round{ok: true}) },
 			func() { time.Sleep(2 * time.Second); b.probed(round{ok: true}) },
 			func() { time.Sleep(2 * time.Second); b.probed(round{ok: true}) },
 		} {
@@ -125,4 +141,55 @@ func TestARoundThatFailsAtOnceIsNotRepeatedAtOnce(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestStickyReasons: what a try meets meanwhile is shown beside a sticky reason and
+// does not take its place; another sticky reason does, and only good rounds end it.
+func TestStickyReasons(t *testing.T) {
+	for _, reason := range []Reason{ReasonUpgrade, ReasonMaintenance, ReasonAuth, ReasonConfig} {
+		t.Run(string(reason), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := testBreaker()
+				b.probed(round{ok: true})
+				b.open(reason, "first", 0)
+				fail := func(other Reason, detail string) standing {
+					wait, _ := b.untilProbe()
+					time.Sleep(wait)
+					b.probed(round{reason: other, detail: detail})
+					return b.standing()
+				}
+				for _, passing := range []Reason{ReasonDown, ReasonReadOnly, ReasonOverload} {
+					if st := fail(passing, "nobody there"); st.reason != reason || st.detail != "first; at the last try: nobody there" {
+						t.Errorf("after %s: %s (%s), want %s to stay", passing, st.reason, st.detail, reason)
+					}
+				}
+				if st := fail(reason, "second"); st.reason != reason || st.detail != "second" {
+					t.Errorf("%s (%s), want the same reason renewed", st.reason, st.detail)
+				}
+				another := ReasonMaintenance
+				if reason == another {
+					another = ReasonAuth
+				}
+				if st := fail(another, "third"); st.reason != another || st.detail != "third" {
+					t.Errorf("%s (%s), want %s", st.reason, st.detail, another)
+				}
+				for range closeRounds {
+					wait, _ := b.untilProbe()
+					time.Sleep(wait)
+					if b.sending() {
+						t.Error("hits flow too early")
+					}
+					b.probed(round{ok: true})
+				}
+				if st := b.standing(); st.state != StateSending || st.held.Reason != another {
+					t.Errorf("%s, last hold %s; want sending after %s", st.state, st.held.Reason, another)
+				}
+				// It leaves nothing behind.
+				b.open(ReasonDown, "fourth", 0)
+				if st := b.standing(); st.reason != ReasonDown || st.detail != "fourth" {
+					t.Errorf("%s (%s), want down", st.reason, st.detail)
+				}
+			})
+		})
+	}
 }

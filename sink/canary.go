@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"net/http"
 	"strconv"
 	"sync"
 	"time"
@@ -37,12 +38,31 @@ type canary struct {
 	mu        sync.Mutex
 	kind      tokenKind
 	refusedAt time.Time // the last time that a privileged canary was refused
+	apiAt     time.Time // the last time that the Reporting API refused the token
+}
+
+// noteAPI learns from a status of the Reporting API whether it refuses the token.
+func (c *canary) noteAPI(status int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kind != tokenWriter && (status == http.StatusUnauthorized || status == http.StatusForbidden) {
+		c.apiAt = time.Now()
+	}
+}
+
+// refusedLately reports whether the token is known to be refused, so that only the
+// canary may try it.
+func (c *canary) refusedLately() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.kind == tokenRefused || !c.apiAt.IsZero() && time.Since(c.apiAt) < refusedPause
 }
 
 func (c *canary) setKind(k tokenKind) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.kind = k
+	c.apiAt = time.Time{} // it is accepted, so the API's refusal was about rights
 }
 
 func (c *canary) token() tokenKind {
@@ -135,7 +155,7 @@ func (s *Sink) sendCanary(ctx context.Context, query string) verdict {
 func (s *Sink) canaryPasses(ctx context.Context) bool {
 	c := s.canary(ctx)
 	if !c.ok && ctx.Err() == nil {
-		s.brk.open(c.reason, c.detail, c.wait)
+		s.brk.found(c.reason, c.detail, c.wait)
 	}
 	return c.ok
 }

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -39,14 +38,20 @@ const maxClockOffset = 2 * time.Second
 func (s *Sink) Check(ctx context.Context) []Finding {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	out := []Finding{s.checkMatomo(ctx), s.checkToken(ctx), s.checkClock()}
+	token, reach := s.checkToken(ctx)
+	out := []Finding{s.checkMatomo(ctx, reach), token}
+	if token.Level == LevelOK || token.Level == LevelWarn {
+		out = append(out, s.checkForwarding(ctx))
+	}
+	out = append(out, s.checkClock())
+	out = append(out, s.checkVisitorCookie(ctx)...)
 	return append(out, s.checkMySQL(ctx)...)
 }
 
-func (s *Sink) checkMatomo(ctx context.Context) Finding {
+func (s *Sink) checkMatomo(ctx context.Context, r reach) Finding {
 	f := Finding{Name: "matomo", Level: LevelOK}
 	if s.cfg.Token == "" {
-		a := s.client.bulk(ctx, []byte(`{"requests":["?idsite=1&rec=0"]}`), group{}, "")
+		a := s.client.bulk(ctx, []byte(tokenlessCanary), group{}, "")
 		if v := judge(a, 1, true); v.kind != delivered {
 			return f.fault(v.detail)
 		}
@@ -60,8 +65,10 @@ func (s *Sink) checkMatomo(ctx context.Context) Finding {
 		return f.fault(v.detail)
 	}
 	parts := []string{}
-	if version, ok := s.apiVersion(ctx); ok {
-		parts = append(parts, version)
+	if r.known { // a wrong token would be booked once more
+		if version, _ := s.codeVersion(ctx); version != "" {
+			parts = append(parts, version)
+		}
 	}
 	parts = append(parts, fmt.Sprintf("%d ms", took.Milliseconds()), "bulk answers as expected")
 	queued, known := s.queuedTracking(ctx)
@@ -85,60 +92,16 @@ func (f Finding) fault(text string) Finding {
 	return f
 }
 
-// apiVersion asks the Reporting API for Matomo's version.
-func (s *Sink) apiVersion(ctx context.Context) (string, bool) {
-	a := s.client.call(ctx, "API.getMatomoVersion", s.cfg.Token)
-	var got struct {
-		Value string `json:"value"`
-	}
-	if a.err != nil || a.status != http.StatusOK || json.Unmarshal(a.body, &got) != nil || got.Value == "" {
-		return "", false
-	}
-	return got.Value, true
-}
-
 // queuedTracking sends a canary without the parameter that passes the plugin by:
 // the plugin answers a bulk with an image.
 func (s *Sink) queuedTracking(ctx context.Context) (on, known bool) {
 	to := strings.Replace(s.client.bulkURL, "queuedtracking=0", "queuedtracking=1", 1)
-	a := s.client.post(ctx, to, []byte(`{"requests":["?idsite=1&rec=0"]}`), func(h http.Header) { h.Set("Content-Type", "application/json") })
+	a := s.client.post(ctx, to, []byte(tokenlessCanary), func(h http.Header) { h.Set("Content-Type", "application/json") })
 	if a.err != nil || a.status != http.StatusOK {
 		return false, false
 	}
 	_, bulk := parseBulk(a.body)
 	return !bulk && strings.HasPrefix(string(a.body), "GIF8"), true
-}
-
-func (s *Sink) checkToken(ctx context.Context) Finding {
-	f := Finding{Name: "token", Level: LevelOK}
-	if s.cfg.Token == "" {
-		return Finding{Name: "token", Level: LevelUnset, Text: "not set: hits are kept and nothing is sent", Try: "set matomo.token-file to a superuser's token"}
-	}
-	r := s.canary(ctx)
-	switch kind := s.probe.token(); {
-	case r.ok && kind == tokenSuper:
-		f.Text = "superuser"
-	case r.ok && kind == tokenWriter:
-		f.Level = LevelWarn
-		f.Text = "of a write or admin user, not of a superuser: every hit travels alone, which is slow"
-		f.Try = "create a token of a superuser, without the option for secure requests only"
-	case r.reason != ReasonAuth:
-		f = f.fault("could not be checked: " + r.detail)
-	case s.validInForm(ctx):
-		f = f.fault("is a superuser's, but for secure requests only, which Matomo does not accept in bulk requests")
-		f.Try = "create a token of a superuser, without the option for secure requests only"
-	default:
-		f = f.fault("Matomo does not accept it")
-		f.Try = "create a token of a superuser (Administration, Personal, Security, Auth tokens)"
-	}
-	return f
-}
-
-// validInForm reports whether the Reporting API takes the token from a form body
-// as a superuser's.
-func (s *Sink) validInForm(ctx context.Context) bool {
-	_, err := apiAsker{client: s.client, token: s.cfg.Token}.all(ctx)
-	return err == nil
 }
 
 func (s *Sink) checkClock() Finding {
@@ -158,16 +121,18 @@ func (s *Sink) checkClock() Finding {
 // leastColumns are what the probes and the look-ups read: the least privileges.
 var leastColumns = [...]struct{ table, columns string }{
 	{"site", "idsite, timezone, ts_created"},
-	{"log_link_visit_action", "idlink_va, idsite, idvisitor, idvisit, server_time, idpageview"},
-	{"log_visit", "idvisit, idsite, idvisitor, visit_first_action_time, visit_last_action_time"},
-	{"log_conversion", "idvisit, idsite, idgoal, idorder, server_time"},
+	{"log_link_visit_action", "idlink_va, idsite, idvisitor, idvisit, server_time, idpageview, pageview_position, custom_float, " +
+		"idaction_url, idaction_name, idaction_event_category, idaction_event_action, idaction_content_name, idaction_content_piece"},
+	{"log_action", "idaction, type, name"},
+	{"log_visit", "idvisit, idsite, idvisitor, visit_last_action_time, visit_total_actions, visit_total_interactions, visit_total_events"},
+	{"log_conversion", "idvisit, idsite, idgoal, idlink_va, server_time"},
 }
 
 func (s *Sink) checkMySQL(ctx context.Context) []Finding {
 	if s.db == nil {
 		return []Finding{{Name: "mysql", Level: LevelUnset, Text: "not set: unknown outcomes follow sink.on-unknown, and no probes run"}}
 	}
-	p := prober{db: s.db}
+	p := prober{db: s.db, reader: s.reader}
 	probes := p.probe(ctx)
 	if probes[0].State != ProbeOK {
 		f := Finding{Name: "mysql"}.fault(probes[0].Detail)
@@ -202,6 +167,16 @@ func (s *Sink) checkMySQL(ctx context.Context) []Finding {
 			out = append(out, Finding{
 				Name: "mysql", Level: LevelWarn, Text: "Matomo's version cannot be read, so upgrades are not noticed by it",
 				Try: fmt.Sprintf("GRANT SELECT ON `%s_edge`.`v_option` TO %s;", s.db.name, s.db.account()),
+			})
+		case found.State == ProbeUnknown && found.Name == "replica" && s.reader != nil:
+			out = append(out, Finding{Name: "mysql", Level: LevelWarn, Text: "the account of mysql.reader-dsn-file does not show how far the replica is behind: " + found.Detail})
+		}
+	}
+	if s.cfg.Token != "" {
+		if code, _ := s.codeVersion(ctx); code != "" && p.version() != "" && code != p.version() {
+			out = append(out, Finding{
+				Name: "mysql", Level: LevelFault, Text: fmt.Sprintf("Matomo's database has version %s and its code %s, so nothing is sent", p.version(), code),
+				Try: "./console core:update, on Matomo's machine",
 			})
 		}
 	}

@@ -41,7 +41,14 @@ type client struct {
 	// forwardHeader names the visitor's address to Matomo where [client.bulk] is
 	// given one; "" = it is not named.
 	forwardHeader string
+	// setsCookies: an answer set a cookie of Matomo's, see maxCookieHits.
+	setsCookies atomic.Bool
 }
+
+// maxCookieHits bounds a batch for a Matomo in third-party cookie mode. Its answer
+// has a Set-Cookie line of about 120 bytes for each hit, and web servers take 4 KiB
+// of headers from PHP: they answer 502 to a larger batch, which is recorded.
+const maxCookieHits = 20
 
 // An answer is what came back for one request.
 type answer struct {
@@ -115,26 +122,35 @@ func newClient(endpoint string, timeout time.Duration, idle int, clk *clock) (*c
 func (c *client) bulk(ctx context.Context, body []byte, g group, visitor string) *answer {
 	return c.post(ctx, c.bulkURL, body, func(h http.Header) {
 		h.Set("Content-Type", "application/json")
-		if visitor != "" && c.forwardHeader != "" {
-			h.Set(c.forwardHeader, visitor)
-		}
+		c.forward(h, visitor)
 		if g.doNotTrack {
 			h.Set("DNT", "1")
 		}
 		if g.dataSaver {
 			h.Set("Via", "1.1 chrome-compression-proxy")
 		}
+		for line := range strings.SplitSeq(g.headers, "\n") {
+			if name, value, ok := strings.Cut(line, ": "); ok {
+				h.Set(name, value)
+			}
+		}
 	})
 }
 
 // call asks Matomo's Reporting API. The token travels in the body.
 func (c *client) call(ctx context.Context, method, token string) *answer {
+	return c.callFor(ctx, method, token, "")
+}
+
+// callFor is call for a visitor's address, if that is not empty.
+func (c *client) callFor(ctx context.Context, method, token, visitor string) *answer {
 	form := url.Values{"module": {"API"}, "method": {method}, "format": {"json"}}
 	if token != "" {
 		form.Set("token_auth", token)
 	}
 	return c.post(ctx, c.apiURL, []byte(form.Encode()), func(h http.Header) {
 		h.Set("Content-Type", "application/x-www-form-urlencoded")
+		c.forward(h, visitor)
 	})
 }
 
@@ -159,6 +175,10 @@ func (c *client) post(ctx context.Context, to string, body []byte, headers func(
 	defer resp.Body.Close()
 	a.sent = true
 	a.status = resp.StatusCode
+	// Matomo sends the policy with its own cookies only; balancers set others.
+	if resp.Header.Get("P3P") != "" && resp.Header.Get("Set-Cookie") != "" {
+		c.setsCookies.Store(true)
+	}
 	a.contentType = resp.Header.Get("Content-Type")
 	a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerBody+1))

@@ -40,6 +40,7 @@ func TestClientSendsNoHeaderThatMatomoReads(t *testing.T) {
 	}{
 		{"plain", group{}, map[string]string{"Content-Type": "application/json", "Content-Length": "5"}},
 		{"do not track", group{doNotTrack: true}, map[string]string{"Content-Type": "application/json", "Content-Length": "5", "Dnt": "1"}},
+		{"headers that plugins need", group{headers: "x-bar: a, b\nx-foo: caf\xe9: 1\n"}, map[string]string{"Content-Type": "application/json", "Content-Length": "5", "X-Bar": "a, b", "X-Foo": "caf\xe9: 1"}},
 		{"data saver", group{dataSaver: true}, map[string]string{"Content-Type": "application/json", "Content-Length": "5", "Via": "1.1 chrome-compression-proxy"}},
 	}
 	for _, tt := range tests {

@@ -3,19 +3,20 @@ package sink
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
 // What to do with hits of unknown outcome that nobody can look up.
 const (
 	Resend = "resend" // send them again: none is lost, some may be recorded twice
-	Hold   = "hold"   // keep them and what stands behind them on their sites
+	Hold   = "hold"   // keep them and what stands behind them in their lanes
 )
 
 // The defaults of a Config.
 const (
 	DefaultLanes          = 4
-	DefaultBatchHits      = 200
+	DefaultBatchHits      = 400
 	DefaultBatchBytes     = 512 << 10
 	DefaultRequestTimeout = time.Minute
 	DefaultServerLimit    = 30 * time.Second
@@ -38,6 +39,9 @@ type Config struct {
 	// DSN is the MySQL account, in go-sql-driver's form; "" = none.
 	DSN          string
 	TablesPrefix string
+	// ReaderDSN is an account on the server that Matomo's archiving reads from, to
+	// ask how far it is behind; "" = the server of DSN is asked.
+	ReaderDSN string
 
 	Lanes      int // requests in flight at most
 	BatchHits  int // hits of one request at most
@@ -48,6 +52,18 @@ type Config struct {
 	// with hits that brought a token of their own; "" = none. Matomo believes it
 	// only if its proxy_client_headers[] and proxy_ips[] say so.
 	ForwardHeader string
+
+	// BulkRequiresAuth repeats Matomo's bulk_requests_require_authentication: then it
+	// looks at the token of a bulk as a whole, and not at those of its hits.
+	BulkRequiresAuth bool
+
+	// VisitorCookie is the third-party cookie as the edge sets it. With it on,
+	// batches are small: [Sink.Check] compares it with Matomo's.
+	VisitorCookie VisitorCookie
+
+	// AddressMask is how many bytes of an address Matomo leaves out when it recognises
+	// visitors: 0 to 3, or [AutoMask] to ask its database, and 2 where that does not say.
+	AddressMask string
 
 	// RequestTimeout bounds one request. It must be longer than Matomo's server
 	// lets a request run.
@@ -60,10 +76,16 @@ type Config struct {
 	Grace         time.Duration
 	ProbeInterval time.Duration
 
-	// AheadHits and AheadBytes bound what is leased and not yet settled. A site
-	// that waits keeps its hits in there.
+	// AheadHits and AheadBytes bound what is in memory of leased hits. A lane that
+	// is blocked keeps its share in there.
 	AheadHits  int
 	AheadBytes int
+
+	// Pause is the pause that an earlier process was in, nil = none. KeepPause is told
+	// of every pause, and with nil of its end by an operator, so that it outlives the
+	// process; nil = it does not.
+	Pause     *Pause
+	KeepPause func(*Pause) error
 
 	// Pending gives the number of hits that wait, for the estimate of when the
 	// queue is empty; nil = no estimate.
@@ -73,8 +95,12 @@ type Config struct {
 func (c *Config) setDefaults() {
 	set(&c.Lanes, DefaultLanes)
 	set(&c.BatchHits, DefaultBatchHits)
+	if c.VisitorCookie.On {
+		c.BatchHits = min(c.BatchHits, maxCookieHits)
+	}
 	set(&c.BatchBytes, DefaultBatchBytes)
 	set(&c.OnUnknown, Resend)
+	set(&c.AddressMask, AutoMask)
 	set(&c.RequestTimeout, DefaultRequestTimeout)
 	set(&c.ServerLimit, DefaultServerLimit)
 	set(&c.Grace, DefaultGrace)
@@ -111,6 +137,9 @@ func (c *Config) validate() error {
 	check("batch bytes", c.BatchBytes, minBatchBytes, maxBatchBytes)
 	check("hits ahead", c.AheadHits, 1, 1<<24)
 	check("bytes ahead", c.AheadBytes, 64<<10, 1<<32)
+	if n, err := strconv.Atoi(c.AddressMask); c.AddressMask != AutoMask && (err != nil || n < 0 || n >= maxAddressMask) {
+		faults = append(faults, fmt.Errorf("address mask %q: want %s or 0 to 3", c.AddressMask, AutoMask))
+	}
 	if c.OnUnknown != Resend && c.OnUnknown != Hold {
 		faults = append(faults, fmt.Errorf("on-unknown %q: want %s or %s", c.OnUnknown, Resend, Hold))
 	}

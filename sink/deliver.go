@@ -22,9 +22,12 @@ type flight struct {
 	trial bool
 	// refused: Matomo would not take the client's token, so nothing is sent.
 	refused bool
+	began   time.Time // when it left
+	full    bool      // no further hit had found room
 
 	good     bool     // a hit was delivered
 	shrink   bool     // smaller batches would have done better
+	retried  bool     // a failed batch was sent once more, unchanged
 	suspects []*item  // failed alone, and are not proven
 	outage   bool     // bystanders failed too
 	doubts   []*doubt // outcomes that are not known
@@ -44,8 +47,18 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 		f.err = s.settle(0, refuse(todo))
 		return
 	}
+	if s.recon != nil {
+		// Doubts keep their claims until they are resolved.
+		defer func() {
+			s.recon.air.leave(slices.DeleteFunc(slices.Clone(f.items), func(it *item) bool { return it.doubt }))
+		}()
+		if todo = s.recon.air.enter(f, todo); len(todo) == 0 {
+			sleep(stop, airPatience)
+			return
+		}
+	}
 	if f.trial {
-		s.try(ctx, f)
+		s.try(ctx, f, todo)
 		return
 	}
 	plan := []int{len(todo)} // sizes of the parts of todo
@@ -64,6 +77,10 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 			}
 			todo, plan = todo[plan[0]:], plan[1:]
 		case split, tooLarge:
+			if v.silent && s.recon != nil {
+				s.skipped(ctx, f, batch, part, v)
+				return
+			}
 			if f.err = s.settle(batch, nil); f.err != nil {
 				return
 			}
@@ -72,14 +89,14 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 				return
 			}
 			switch {
-			case len(part) == 1 && f.proven:
+			case len(part) == 1 && f.proven && s.mayBury(ctx):
 				f.err = s.buryPoison(part[0], v, a)
 				return
 			case len(part) == 1:
 				f.suspects = append(f.suspects, part[0])
 				return
 			case v.pinned && !retried:
-				retried = true // a deadlock is gone when it is tried again
+				retried, f.retried = true, true // a deadlock is gone when it is tried again
 			default:
 				plan = append(cut(len(part), v), plan[1:]...)
 			}
@@ -97,7 +114,7 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 // then everything that failed once more. The requests follow each other at once,
 // so that nothing but a hit itself explains its two failures around a success.
 // Hits can only change places when Matomo recovers in the middle of this.
-func (s *Sink) try(ctx context.Context, f *flight) {
+func (s *Sink) try(ctx context.Context, f *flight, todo []*item) {
 	var failed []*item
 	proven := false
 	// one sends a hit alone; it reports false when the flight ends here.
@@ -111,10 +128,14 @@ func (s *Sink) try(ctx context.Context, f *flight) {
 		case delivered:
 			return s.finish(ctx, f, batch, []*item{it}, v)
 		case split, tooLarge:
+			if v.silent && s.recon != nil {
+				s.skipped(ctx, f, batch, []*item{it}, v)
+				return false
+			}
 			if f.err = s.settle(batch, nil); f.err != nil || !s.blameHits(ctx, v) {
 				return false
 			}
-			if proven {
+			if proven && s.mayBury(ctx) {
 				f.err = s.buryPoison(it, v, a)
 				return f.err == nil
 			}
@@ -124,7 +145,7 @@ func (s *Sink) try(ctx context.Context, f *flight) {
 		s.giveUp(ctx, f, batch, []*item{it}, a, v)
 		return false
 	}
-	for _, it := range f.items {
+	for _, it := range todo {
 		if !one(it) {
 			return
 		}
@@ -136,11 +157,14 @@ func (s *Sink) try(ctx context.Context, f *flight) {
 		f.suspects, f.outage = failed[:min(1, len(failed))], len(failed) > 1
 		return
 	}
-	for _, it := range failed {
+	again := failed
+	failed = nil
+	for _, it := range again {
 		if !one(it) {
 			return
 		}
 	}
+	f.suspects = failed[:min(1, len(failed))] // not to be buried yet
 }
 
 func (s *Sink) buryPoison(it *item, v verdict, a *answer) error {
@@ -166,7 +190,11 @@ func (s *Sink) attempt(ctx context.Context, part []*item) (uint64, *answer, verd
 	for i, it := range part {
 		ids[i] = it.ID
 	}
-	batch, err := s.src.Journal(ids)
+	var memo []byte
+	if s.recon != nil {
+		memo = s.recon.baseline(ctx, part)
+	}
+	batch, err := s.src.Journal(ids, memo)
 	if err != nil {
 		return 0, nil, verdict{}, fmt.Errorf("journal a batch: %w", err)
 	}
@@ -175,8 +203,13 @@ func (s *Sink) attempt(ctx context.Context, part []*item) (uint64, *answer, verd
 	visitor := ""
 	if g.theirs {
 		// Matomo books a token that it does not know on the address that it sees, and
-		// locks that address out after twenty: it must not be ours.
+		// locks that address out after twenty: it must not be ours. It answers a
+		// locked-out address with an error where a request has a token for all of it, and
+		// as it would answer the visitor where only the hit has one.
 		token, visitor = g.token, part[0].Environment.ClientIP
+		if len(part) == 1 && !s.cfg.BulkRequiresAuth {
+			token = ""
+		}
 	}
 	a := s.client.bulk(ctx, appendEnvelope(room(part, len(token)), token, part), g, visitor)
 	v := judge(a, len(part), g.theirs)
@@ -184,7 +217,9 @@ func (s *Sink) attempt(ctx context.Context, part []*item) (uint64, *answer, verd
 	s.load.note(v.kind, a.took)
 	s.log.Debug("batch answered", "verdict", v.kind.String(), "hits", len(part), "batch", batch, "status", a.status, "took", a.took, "err", a.err)
 	if g.theirs {
-		s.clients.learn(g.token, v)
+		s.clients.learn(part, v)
+	} else {
+		s.strained(v.kind, len(part), a.took)
 	}
 	return batch, a, v, nil
 }
@@ -217,6 +252,9 @@ func (s *Sink) finish(ctx context.Context, f *flight, batch uint64, part []*item
 	}
 	if f.err = s.settle(batch, settlements); f.err != nil {
 		return false
+	}
+	if s.recon != nil {
+		s.recon.delivered(part)
 	}
 	s.rate.add(time.Now(), len(settlements))
 	s.watched.answered()
@@ -256,7 +294,9 @@ func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item
 			}
 		}
 		// Matomo has answered, so nothing is running that one would have to wait for.
-		f.doubts = append(f.doubts, newDoubt(batch, open, time.Now()))
+		d := newDoubt(batch, open, time.Now())
+		d.skips = v.skips
+		f.doubts = append(f.doubts, d)
 		s.log.Warn("Matomo has taken a batch in part and does not say which hits", "hits", len(part), "in_doubt", len(open), "batch", batch, "why", v.detail)
 		return
 	case refusedToken:
@@ -273,6 +313,21 @@ func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item
 		s.brk.open(v.reason, v.detail, v.wait)
 	}
 }
+
+// skipped takes hits of which Matomo counted none. It may be paused, which the
+// canary says; or it waited for a lock too long, and may have inserted rows first.
+func (s *Sink) skipped(ctx context.Context, f *flight, batch uint64, part []*item, v verdict) {
+	d := newDoubt(batch, part, time.Now())
+	d.skips = len(part)
+	f.doubts = append(f.doubts, d)
+	f.shrink = true
+	s.log.Warn("Matomo has taken none of the hits of a batch; MySQL is asked whether it left parts of them", "hits", len(part), "batch", batch, "why", v.detail)
+	s.blameHits(ctx, v)
+}
+
+// airPatience is how long a flight waits of which no hit may be sent, since others
+// that could be mistaken for them are in flight or in doubt.
+const airPatience = 250 * time.Millisecond
 
 // blameHits asks the canary whether a failure is the hits' fault. Otherwise it
 // has opened the breaker.

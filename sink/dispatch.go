@@ -3,8 +3,11 @@ package sink
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
+
+	"sluice/internal/hit"
 )
 
 // leaseChunk bounds how many hits are leased at once.
@@ -21,23 +24,30 @@ type dispatcher struct {
 	doubts   []*doubt // of this process and of earlier ones
 	held     []*doubt // left undecided
 	launches uint64
-	flying   int // flights and resolutions under way
-	inFlight int // flights
+	flying   int  // flights and resolutions under way
+	inFlight int  // flights
+	fetching bool // parked hits are being read
 	began    time.Time
 
 	leased   chan []*item
+	reread   chan *rereading
 	failed   chan error // the source failed while leasing; capacity 1
 	landed   chan *flight
 	resolved chan resolution
 	wg       sync.WaitGroup
+
+	again *encoder // for hits that are read again; belongs to the one that reads
 }
 
 func newDispatcher(s *Sink, now time.Time) *dispatcher {
 	d := &dispatcher{
-		s: s, lanes: newLanes(), suspects: newSuspects(), pace: newPace(&s.cfg), began: now,
-		leased: make(chan []*item), failed: make(chan error, 1),
+		s: s, lanes: newLanes(), suspects: newSuspects(), again: newEncoder(), pace: newPace(&s.cfg), began: now,
+		leased: make(chan []*item), reread: make(chan *rereading), failed: make(chan error, 1),
 		landed: make(chan *flight), resolved: make(chan resolution),
 	}
+	d.lanes.mask = s.mask.get()
+	d.lanes.share = max(1, min(max(laneShare, 2*s.cfg.BatchHits), s.cfg.AheadHits/4))
+	d.lanes.stuckMost = s.cfg.AheadHits / 2
 	d.lanes.single = func(it *item) bool {
 		return it.alone || it.lone > 0 || it.group.theirs && !s.clients.super(it.group.token)
 	}
@@ -65,6 +75,8 @@ func (d *dispatcher) lease(ctx context.Context) {
 		bytes := 0
 		for i := range pending {
 			items[i] = enc.encode(pending[i])
+			items[i].mask = d.s.mask.get()
+			items[i].marks = findMarks(items[i], items[i].mask)
 			bytes += items[i].size()
 		}
 		d.s.window.take(len(items), bytes)
@@ -93,6 +105,10 @@ func (d *dispatcher) run(ctx, work context.Context) error {
 			return err
 		case items := <-d.leased:
 			d.accept(items, time.Now())
+		case r := <-d.reread:
+			if err := d.reclaim(ctx, r, time.Now()); err != nil {
+				return err
+			}
 		case f := <-d.landed:
 			if err := d.land(f, time.Now()); err != nil {
 				return err
@@ -110,9 +126,11 @@ func (d *dispatcher) run(ctx, work context.Context) error {
 // finish waits for what is under way. Hits that are not settled stay pending.
 func (d *dispatcher) finish() error {
 	var first error
-	for d.flying > 0 {
+	for d.flying > 0 || d.fetching {
 		var err error
 		select {
+		case <-d.reread: // leased again by the next process
+			d.fetching = false
 		case f := <-d.landed:
 			err = d.land(f, time.Now())
 		case r := <-d.resolved:
@@ -129,24 +147,89 @@ func (d *dispatcher) finish() error {
 
 func (d *dispatcher) accept(items []*item, now time.Time) {
 	horizon := d.horizon(now)
-	inherited := map[uint64]*doubt{}
 	for _, it := range items {
 		d.lanes.add(it, now, horizon)
-		if !it.doubt {
-			continue
+		if !it.away {
+			d.s.clients.enlist(it, now)
 		}
-		q := inherited[it.Uncertain]
-		if q == nil {
-			// What an earlier process had in flight it sent before this one began.
-			q = &doubt{batch: it.Uncertain, due: d.began.Add(d.s.cfg.doubtWait()), inherited: true}
-			inherited[it.Uncertain] = q
-			d.doubts = append(d.doubts, q)
+		if it.doubt {
+			d.inherit(it)
 		}
-		q.items = append(q.items, it)
 	}
 	if len(items) > 0 {
 		d.s.sites.waiting(items[0].Site)
 	}
+	d.unburden()
+}
+
+// unburden makes room for others where lanes have parked hits.
+func (d *dispatcher) unburden() {
+	if f := d.lanes.freed; f.hits > 0 {
+		d.lanes.freed = size{}
+		d.s.window.give(f.hits, f.bytes)
+	}
+}
+
+// fetch reads parked hits again, for one lane at a time.
+func (d *dispatcher) fetch(ctx context.Context) {
+	if d.fetching {
+		return
+	}
+	r := d.lanes.reread()
+	if r == nil {
+		return
+	}
+	d.fetching = true
+	d.wg.Go(func() { // returns when the source does, which ends with ctx
+		d.read(ctx, r)
+		d.reread <- r
+	})
+}
+
+func (d *dispatcher) read(ctx context.Context, r *rereading) {
+	ids := make([]hit.ID, len(r.hits))
+	at := make(map[hit.ID]*parkedHit, len(r.hits))
+	for i := range r.hits {
+		ids[i] = r.hits[i].id()
+		at[ids[i]] = &r.hits[i]
+	}
+	pending, err := d.s.src.Reread(ctx, ids)
+	if err != nil {
+		r.err = fmt.Errorf("read hits again: %w", err)
+		return
+	}
+	for i := range pending {
+		p := at[pending[i].ID]
+		if p == nil {
+			continue
+		}
+		it := d.again.encode(pending[i])
+		it.restore(p)
+		r.items = append(r.items, it)
+	}
+}
+
+// reclaim takes back hits that were read again.
+func (d *dispatcher) reclaim(ctx context.Context, r *rereading, now time.Time) error {
+	d.fetching = false
+	if r.err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return r.err
+	}
+	hits, bytes, lost := d.lanes.reclaim(r, now, d.horizon(now))
+	d.s.window.take(hits, bytes)
+	if lost > 0 {
+		d.s.log.Error("hits of the queue cannot be read again; they stay counted as pending", "hits", lost)
+	}
+	for _, it := range r.items {
+		if !it.away {
+			d.s.clients.enlist(it, now)
+		}
+	}
+	d.unburden()
+	return nil
 }
 
 // horizon gives the latest Unix second that Matomo's clock has surely reached.
@@ -163,29 +246,36 @@ func (d *dispatcher) launch(ctx, work context.Context, now time.Time) time.Time 
 	next := now.Add(idleLook)
 	waiting := d.doubts[:0]
 	for _, q := range d.doubts {
-		if q.due.After(now) {
+		if at := d.s.nextLook(q); at.After(now) {
 			waiting = append(waiting, q)
-			next = earlier(next, q.due)
+			next = earlier(next, at)
 			continue
 		}
 		d.flying++
 		d.wg.Go(func() { d.resolved <- d.s.resolve(work, q) }) // resolve returns when work is done
 	}
 	d.doubts = waiting
+	if mask := d.s.mask.get(); mask != d.lanes.mask {
+		d.lanes.remask(mask, now, d.horizon(now))
+	}
 	if !d.s.brk.sending() {
 		if !d.s.brk.starting() {
-			d.pace.fallBack()
+			d.pace.fallBack(d.s.standing().reason == ReasonOverload)
 		}
 		return next
 	}
+	defer d.unburden()
+	d.fetch(ctx)
 	if at := d.lanes.wake(now, d.horizon(now)); !at.IsZero() {
 		next = earlier(next, at)
 	}
 	for d.inFlight < d.pace.lanes() {
 		f := d.pick(now)
 		if f == nil {
+			d.pace.starved()
 			break
 		}
+		f.began = now
 		d.launches++
 		f.launch = d.launches
 		d.inFlight++
@@ -195,42 +285,63 @@ func (d *dispatcher) launch(ctx, work context.Context, now time.Time) time.Time 
 			d.landed <- f
 		})
 	}
+	if at := d.lanes.wake(now, d.horizon(now)); !at.IsZero() {
+		next = earlier(next, at) // what pick held back
+	}
 	return next
 }
 
 // pick takes the next batch from the lanes; nil when nothing can leave.
 func (d *dispatcher) pick(now time.Time) *flight {
 	horizon := d.horizon(now)
-	limit := size{hits: d.pace.hits(d.s.probe.token()), bytes: d.pace.bytes()}
+	limit := d.pace.allowed(d.s.probe.token())
+	if d.s.client.setsCookies.Load() {
+		limit.hits = min(limit.hits, maxCookieHits)
+	}
 	for {
 		batch := d.lanes.take(limit, now, horizon)
 		if len(batch) == 0 {
 			return nil
 		}
 		it := batch[0]
+		full := len(batch) >= limit.hits || weight(batch) >= limit.bytes-limit.bytes/fullShare
 		if it.group.theirs {
-			if a := d.s.clients.admit(it, now); a.refused {
+			if a := d.s.clients.admit(batch, now); a.refused {
 				return &flight{items: batch, refused: true}
 			} else if a.until.After(now) {
 				d.lanes.release(batch, now, horizon)
-				d.lanes.hold(it.Site, a.until, now, horizon)
+				for _, it := range batch {
+					d.lanes.hold(it, a.until, now, horizon)
+				}
 				continue
 			}
 		}
 		switch {
 		case len(batch) > 1 || !d.suspects.suspected(it):
-			return &flight{items: batch}
+			return &flight{items: batch, full: full}
 		case d.suspects.proven(it, now):
 			return &flight{items: batch, proven: true}
-		case d.inFlight == 0 && d.lanes.oldest() == nil:
+		case d.inFlight == 0 && d.lanes.idle():
 			// Nobody else can show whether Matomo works.
-			others := d.lanes.bystanders(d.lanes.bySite[it.Site], horizon)
+			others := slices.DeleteFunc(d.lanes.bystanders(it.lane.top(), horizon), d.s.clients.unproven)
 			return &flight{items: append(batch, others...), trial: true}
 		}
-		// Another site will show it.
+		// Another lane will show it.
 		d.lanes.release(batch, now, horizon)
-		d.lanes.hold(it.Site, now.Add(suspectDelay), now, horizon)
+		d.lanes.hold(it, now.Add(suspectDelay), now, horizon)
 	}
+}
+
+// fullShare of a batch may be free and it still counts as full: the next hit was
+// too large for what is left.
+const fullShare = 10
+
+func weight(batch []*item) int {
+	bytes := envelopeOverhead
+	for _, it := range batch {
+		bytes += len(it.element) + 1
+	}
+	return bytes
 }
 
 // land takes back a flight.
@@ -249,25 +360,30 @@ func (d *dispatcher) land(f *flight, now time.Time) error {
 	if f.err != nil {
 		return f.err
 	}
-	if f.shrink {
+	switch {
+	case f.shrink && len(f.doubts) > 0: // hits were skipped because of lock waits
+		d.pace.contend(len(f.items))
+	case f.shrink:
 		d.pace.shrink(len(f.items))
+	case f.retried && f.good && len(f.suspects) == 0: // a deadlock
+		d.pace.contend(len(f.items))
 	}
 	if f.good {
 		d.suspects.passed(f, now)
 		d.recall(now, horizon)
 		d.s.brk.delivered()
-		if !f.shrink && len(f.suspects) == 0 {
-			d.pace.grow()
+		if !f.shrink && !f.retried && len(f.suspects) == 0 {
+			d.pace.good(hits, f.full, now.Sub(f.began), now)
 		}
 	}
 	outage := f.outage
 	for _, it := range f.suspects {
 		due, all := d.suspects.add(it, d.launches, now)
-		d.lanes.hold(it.Site, due, now, horizon)
+		d.lanes.hold(it, due, now, horizon)
 		outage = outage || all
 	}
 	if outage {
-		d.s.brk.open(ReasonDown, "Matomo fails on every hit, though its canary passes", 0)
+		d.s.brk.rest("Matomo fails on every hit, though its canary passes")
 	}
 	return nil
 }
@@ -276,8 +392,8 @@ func (d *dispatcher) land(f *flight, now time.Time) error {
 // that is fresh a second failure is their own.
 func (d *dispatcher) recall(now time.Time, horizon int64) {
 	for it, failed := range d.suspects.at {
-		if ln := d.lanes.bySite[it.Site]; ln != nil && !ln.busy && ln.items[0] == it && d.suspects.proven(it, now) {
-			d.lanes.hold(it.Site, failed.Add(suspectDelay), now, horizon)
+		if ln := it.lane.top(); ln.busy == 0 && len(ln.items) > 0 && ln.items[0] == it && d.suspects.proven(it, now) {
+			d.lanes.hold(it, failed.Add(suspectDelay), now, horizon)
 		}
 	}
 }
@@ -287,6 +403,9 @@ func (d *dispatcher) resolve(r resolution, now time.Time) error {
 	d.flying--
 	if r.err != nil {
 		return r.err
+	}
+	for it, as := range r.settled {
+		it.settled, it.as = true, as
 	}
 	hits, bytes := d.lanes.cleared(r.cleared, now, d.horizon(now))
 	d.s.window.give(hits, bytes)
@@ -311,8 +430,8 @@ func (d *dispatcher) resolve(r resolution, now time.Time) error {
 // publish shows the present figures to other goroutines.
 func (d *dispatcher) publish() {
 	d.s.shown.write(figures{
-		inFlight: d.inFlight, lanes: d.pace.lanes(), batch: d.pace.hits(d.s.probe.token()),
-		uncertain: d.lanes.doubt, leased: d.lanes.hits, heldLanes: d.lanes.held.Len(),
+		inFlight: d.inFlight, lanes: d.pace.lanes(), batch: d.pace.allowed(d.s.probe.token()).hits,
+		parked: d.lanes.parked, uncertain: d.lanes.doubt, leased: d.lanes.hits, heldLanes: d.lanes.held.Len(),
 		undecided: len(d.held), suspects: len(d.suspects.failed),
 	})
 }
@@ -322,62 +441,4 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// A window bounds what is leased and not settled. Methods may be called from any
-// goroutine.
-type window struct {
-	maxHits, maxBytes int
-
-	mu          sync.Mutex
-	hits, bytes int
-	average     int // bytes of a hit, about
-	freed       chan struct{}
-}
-
-func newWindow(hits, bytes int) *window {
-	return &window{maxHits: hits, maxBytes: bytes, average: 1 << 10, freed: make(chan struct{}, 1)}
-}
-
-// wait blocks until there is room, and says for how many hits, at most most.
-func (w *window) wait(ctx context.Context, most int) (int, bool) {
-	for {
-		w.mu.Lock()
-		room := min(most, w.maxHits-w.hits)
-		if left := w.maxBytes - w.bytes; left > 0 {
-			room = min(room, max(1, left/w.average))
-		} else {
-			room = 0
-		}
-		w.mu.Unlock()
-		if room > 0 {
-			return room, true
-		}
-		select {
-		case <-ctx.Done():
-			return 0, false
-		case <-w.freed:
-		}
-	}
-}
-
-func (w *window) take(hits, bytes int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.hits += hits
-	w.bytes += bytes
-	if hits > 0 {
-		w.average = max(1, (7*w.average+bytes/hits)/8)
-	}
-}
-
-func (w *window) give(hits, bytes int) {
-	w.mu.Lock()
-	w.hits -= hits
-	w.bytes -= bytes
-	w.mu.Unlock()
-	select {
-	case w.freed <- struct{}{}:
-	default:
-	}
 }

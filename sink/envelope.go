@@ -3,6 +3,7 @@ package sink
 import (
 	"bytes"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"sluice/internal/hit"
@@ -16,12 +17,13 @@ type group struct {
 	token      string // the client's own; empty for hits of ours
 	doNotTrack bool
 	dataSaver  bool
+	headers    string // those that plugins need, as hit.Environment has them
 }
 
 // An item is a leased hit, ready to be sent.
 type item struct {
 	hit.Pending
-	seq   uint64 // place in the order of arrival within this process
+	place
 	group group
 	// element is the hit as it stands in the bulk request's array.
 	element []byte
@@ -34,6 +36,10 @@ type item struct {
 	doubt bool
 	// lone counts how often the hit has failed in a request of its own.
 	lone int
+	// unsure, if not zero, is since when the hit waits for a verdict on its token;
+	// polls is how often it has asked for that in vain. [clientTokens] owns both.
+	unsure time.Time
+	polls  int
 	// as is what became of the hit, once settled is true.
 	settled bool
 	as      hit.Outcome
@@ -84,7 +90,7 @@ func (o *overrides) has(name []byte) bool {
 func (e *encoder) encode(p hit.Pending) *item {
 	it := &item{
 		Pending: p,
-		group:   group{doNotTrack: p.Environment.DoNotTrack, dataSaver: p.Environment.DataSaver},
+		group:   group{doNotTrack: p.Environment.DoNotTrack, dataSaver: p.Environment.DataSaver, headers: p.Environment.Headers},
 		doubt:   p.Uncertain != 0,
 	}
 	if p.Rights == hit.Theirs {
@@ -153,6 +159,10 @@ func (e *encoder) collect(it *item, r reader) {
 		o.add("uadata", env.ClientHints)
 		it.alone = !e.harmless(env.ClientHints)
 	}
+	if env.VisitorCookie != "" {
+		// Matomo asks uid, cid, the cookie and _id in this order.
+		o.add("_id", env.VisitorCookie)
+	}
 	if it.Rights == hit.Ours {
 		// Matomo reads an empty location as none, so blanking it changes no row of
 		// a hit that passed as ours. It is a second wall behind the verdict at
@@ -166,7 +176,9 @@ func (e *encoder) collect(it *item, r reader) {
 	}
 	o.add("cdt", strconv.FormatInt(it.At, 10))
 	o.add("cdo", "")
-	o.add("token_auth", "")
+	// The client's own token, which Matomo looks at in a request without one for all
+	// of it; nothing for a hit of ours.
+	o.add("token_auth", it.group.token)
 }
 
 var locationNames = [...]string{"country", "region", "city", "lat", "long"}

@@ -16,6 +16,14 @@ type instruments struct {
 	seconds *metrics.PrometheusHistogram
 	hits    *metrics.PrometheusHistogram
 	unknown *metrics.Counter // hits
+	// Of hits in doubt: by finding, and questions that had no answer.
+	reconciled        [foundPartial + 1]*metrics.Counter
+	reconcileFailures *metrics.Counter
+	// tokens are clients' tokens that Matomo was asked about, by whether it took them;
+	// refusedHits are hits that were settled without being sent, by why.
+	tokens      map[bool]*metrics.Counter
+	refusedHits map[string]*metrics.Counter
+	falls       map[Reason]*metrics.Counter
 }
 
 func newInstruments(s *Sink, set *metrics.Set) *instruments {
@@ -24,6 +32,20 @@ func newInstruments(s *Sink, set *metrics.Set) *instruments {
 		hits:    set.NewPrometheusHistogramExt("sluice_sink_batch_hits", []float64{1, 2, 5, 10, 25, 50, 100, 200, 500, 1000}),
 		unknown: set.NewCounter("sluice_sink_unknown_total"),
 	}
+	ins.tokens = map[bool]*metrics.Counter{
+		true:  set.NewCounter(`sluice_sink_client_tokens_total{verdict="good"}`),
+		false: set.NewCounter(`sluice_sink_client_tokens_total{verdict="refused"}`),
+	}
+	ins.refusedHits = map[string]*metrics.Counter{}
+	for _, why := range refusalReasons() {
+		ins.refusedHits[why] = set.NewCounter(fmt.Sprintf("sluice_sink_client_refused_hits_total{reason=%q}", why))
+	}
+	for f, word := range foundNames {
+		if word != "" {
+			ins.reconciled[f] = set.NewCounter(fmt.Sprintf("sluice_sink_reconciled_hits_total{found=%q}", word))
+		}
+	}
+	ins.reconcileFailures = set.NewCounter("sluice_sink_reconcile_failures_total")
 	for k, name := range kindNames {
 		ins.batches[k] = set.NewCounter(fmt.Sprintf("sluice_sink_batches_total{verdict=%q}", name))
 	}
@@ -43,7 +65,17 @@ func newInstruments(s *Sink, set *metrics.Set) *instruments {
 			state(StateTrying, reason)
 		}
 	}
+	ins.falls = map[Reason]*metrics.Counter{}
+	for _, reason := range Reasons() {
+		if reason != ReasonNone && reason != ReasonStarting {
+			ins.falls[reason] = set.NewCounter(fmt.Sprintf("sluice_sink_openings_total{reason=%q}", reason))
+		}
+	}
+	set.NewGauge("sluice_sink_state_since_seconds", func() float64 { return float64(s.standing().since.UnixMilli()) / 1000 })
 	set.NewGauge("sluice_sink_lanes", func() float64 { return float64(s.shown.read().inFlight) })
+	set.NewGauge("sluice_sink_lanes_limit", func() float64 { return float64(s.shown.read().lanes) })
+	set.NewGauge("sluice_sink_batch_limit_hits", func() float64 { return float64(s.shown.read().batch) })
+	set.NewGauge("sluice_sink_parked_hits", func() float64 { return float64(s.shown.read().parked) })
 	set.NewGauge("sluice_sink_uncertain_hits", func() float64 { return float64(s.shown.read().uncertain) })
 	set.NewGauge("sluice_sink_clock_offset_seconds", func() float64 {
 		_, about, _ := s.clock.offset()
@@ -65,6 +97,9 @@ func (ins *instruments) batch(k kind, hits int, took time.Duration) {
 	ins.seconds.Update(took.Seconds())
 	ins.hits.Update(float64(hits))
 }
+
+// opened counts a fall of the breaker or a pause.
+func (ins *instruments) opened(reason Reason) { ins.falls[reason].Inc() }
 
 // loadSamples is how many batches the percentiles are taken over.
 const loadSamples = 256

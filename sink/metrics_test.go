@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
@@ -51,6 +54,24 @@ func TestMetrics(t *testing.T) {
 	is(`sluice_sink_state{state="holding",reason="starting"} 1`)
 	s.brk.probed(round{ok: true})
 	is(`sluice_sink_state{state="sending",reason=""} 1`)
+	before := time.Now()
+	s.brk.open(ReasonDown, "x", 0)
+	s.brk.open(ReasonDown, "the same fall", 0)
+	s.Pause("ann", "update", time.Now().Add(time.Hour))
+	var b bytes.Buffer
+	set.WritePrometheus(&b)
+	for _, line := range []string{
+		`sluice_sink_openings_total{reason="down"} 1`, `sluice_sink_openings_total{reason="manual"} 1`, `sluice_sink_openings_total{reason="upgrade"} 0`,
+	} {
+		if !strings.Contains(b.String(), line+"\n") {
+			t.Errorf("no line %q", line)
+		}
+	}
+	since := regexp.MustCompile(`(?m)^sluice_sink_state_since_seconds (.*)$`).FindStringSubmatch(b.String())
+	if at, err := strconv.ParseFloat(since[1], 64); err != nil || at < float64(before.Unix()) || at > float64(time.Now().Unix()+1) {
+		t.Errorf("state since %v (%v), want just now", since, err)
+	}
+	s.Resume("ann")
 	for _, reason := range Reasons()[2 : len(Reasons())-1] {
 		b := newBreaker(slog.New(slog.DiscardHandler))
 		b.probed(round{ok: true})

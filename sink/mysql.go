@@ -179,6 +179,34 @@ func (d *database) pairs(ctx context.Context, text string, args ...any) (map[str
 	return out, err
 }
 
+// rows reads whatever columns there are; their names are in lower case. NULL is
+// not in a row's map.
+func (d *database) rows(ctx context.Context, text string) ([]map[string]string, error) {
+	var out []map[string]string
+	err := d.query(ctx, func(rows *sql.Rows) error {
+		names, err := rows.Columns()
+		if err != nil {
+			return err
+		}
+		values, into := make([]sql.NullString, len(names)), make([]any, len(names))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			return err
+		}
+		row := map[string]string{}
+		for i, v := range values {
+			if v.Valid {
+				row[strings.ToLower(names[i])] = v.String
+			}
+		}
+		out = append(out, row)
+		return nil
+	}, text)
+	return out, err
+}
+
 // numbers reads a column of integers.
 func (d *database) numbers(ctx context.Context, text string, args ...any) ([]int64, error) {
 	var out []int64
@@ -218,10 +246,11 @@ type fault uint8
 const (
 	faultNone        fault = iota
 	faultUnreachable       // nobody answers; perhaps only us
-	faultBusy              // too many connections, a lock, a statement too slow
+	faultBusy              // too many connections, a lock
 	faultReadOnly          // the server takes no writes
 	faultSchema            // tables or columns are missing
 	faultAccount           // our account or its privileges
+	faultLimit             // a packet too large, a statement too slow
 	faultOther
 )
 
@@ -229,8 +258,10 @@ const (
 func classify(err error) fault {
 	switch errorNumber(err) {
 	case 0:
-	case 1040, 1203, 1226, 1205, 1213, 1969, 3024, 1317:
+	case 1040, 1203, 1226, 1205, 1213, 1317:
 		return faultBusy
+	case 1153, 1969, 3024:
+		return faultLimit
 	case 1129, 1053, 2006, 2013:
 		return faultUnreachable
 	case 1290, 1836, 1792, 1047, 3100, 1114, 1021, 3:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,13 +20,14 @@ import (
 const leastAccount = `
 CREATE DATABASE matomo_edge;
 CREATE SQL SECURITY DEFINER VIEW matomo_edge.v_option AS SELECT option_name, option_value FROM matomo.matomo_option
-  WHERE option_name IN ('version_core','MatomoUpdateHistory','install_version');
-CREATE USER edge@'%%' IDENTIFIED BY 'edge' WITH MAX_USER_CONNECTIONS 3;
-GRANT SELECT (idsite, timezone, ts_created) ON matomo.matomo_site TO edge@'%%';
-GRANT SELECT (idlink_va, idsite, idvisitor, idvisit, server_time, idpageview) ON matomo.matomo_log_link_visit_action TO edge@'%%';
-GRANT SELECT (idvisit, idsite, idvisitor, visit_first_action_time, visit_last_action_time) ON matomo.matomo_log_visit TO edge@'%%';
-GRANT SELECT (idvisit, idsite, idgoal, idorder, server_time) ON matomo.matomo_log_conversion TO edge@'%%';
-GRANT SELECT ON matomo_edge.v_option TO edge@'%%';`
+  WHERE option_name = 'MatomoUpdateHistory' OR option_name LIKE 'version\_%';
+CREATE USER edge@'%' IDENTIFIED BY 'edge' WITH MAX_USER_CONNECTIONS 3;
+GRANT SELECT (idsite, timezone, ts_created) ON matomo.matomo_site TO edge@'%';
+GRANT SELECT (idlink_va, idsite, idvisitor, idvisit, server_time, idpageview, pageview_position, custom_float, idaction_url, idaction_name, idaction_event_category, idaction_event_action, idaction_content_name, idaction_content_piece) ON matomo.matomo_log_link_visit_action TO edge@'%';
+GRANT SELECT (idaction, type, name) ON matomo.matomo_log_action TO edge@'%';
+GRANT SELECT (idvisit, idsite, idvisitor, visit_last_action_time, visit_total_actions, visit_total_interactions, visit_total_events) ON matomo.matomo_log_visit TO edge@'%';
+GRANT SELECT (idvisit, idsite, idgoal, idlink_va, server_time) ON matomo.matomo_log_conversion TO edge@'%';
+GRANT SELECT ON matomo_edge.v_option TO edge@'%';`
 
 func findProbe(t *testing.T, probes []Probe, name string) Probe {
 	t.Helper()
@@ -42,7 +44,7 @@ func findProbe(t *testing.T, probes []Probe, name string) Probe {
 func TestProbes(t *testing.T) {
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
-	server.Exec(strings.ReplaceAll(leastAccount, "%%", "%"))
+	server.Exec(leastAccount)
 	db, err := newDatabase(server.DSN("edge", "edge", "matomo"), "matomo_")
 	if err != nil {
 		t.Fatal(err)
@@ -58,14 +60,14 @@ func TestProbes(t *testing.T) {
 	}
 	for _, found := range p.probe(t.Context()) {
 		want := ProbeOK
-		if found.Name == "metadata locks" {
-			want = ProbeUnknown // no privilege, and the instrument is off
+		if slices.Contains([]string{"metadata locks", "statements", "replica"}, found.Name) {
+			want = ProbeUnknown // no privilege for any of them
 		}
 		if found.State != want {
 			t.Errorf("healthy server: %s is %s (%s), want %s", found.Name, found.State, found.Detail, want)
 		}
 	}
-	if got := findProbe(t, p.probe(t.Context()), "tables"); !strings.Contains(got.Detail, "log_action") {
+	if got := findProbe(t, p.probe(t.Context()), "tables"); !strings.Contains(got.Detail, "option") {
 		t.Errorf("tables: %q does not name what could not be read", got.Detail)
 	}
 
@@ -76,7 +78,7 @@ func TestProbes(t *testing.T) {
 
 	server.Exec("UPDATE matomo.matomo_option SET option_value='5.1.0' WHERE option_name='version_core'")
 	expect("version", ProbeBad, ReasonUpgrade)
-	p.versionAt = time.Now().Add(-upgradeQuiet)
+	p.changedAt = time.Now().Add(-upgradeQuiet)
 	expect("version", ProbeOK, ReasonNone)
 
 	server.Exec("RENAME TABLE matomo.matomo_log_visit TO matomo.away")
@@ -115,6 +117,14 @@ func TestProbes(t *testing.T) {
 		held = append(held, other)
 	}
 	expect("load", ProbeBad, ReasonOverload)
+	late, err := newDatabase(server.DSN("edge", "edge", "matomo"), "matomo_")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { late.close() })
+	if got := (&prober{db: late}).probe(t.Context()); len(got) != 1 || got[0].State != ProbeBad || got[0].reason != ReasonOverload {
+		t.Errorf("no connection left: %+v, want one bad", got)
+	}
 	for _, other := range held {
 		other.close()
 	}
@@ -124,7 +134,7 @@ func TestProbes(t *testing.T) {
 	server.Pause()
 	for range 2 { // the first may find the server not yet frozen
 		found := p.probe(t.Context())
-		if last := found[len(found)-1]; last.State != ProbeUnknown || classify(last.err) != faultUnreachable || len(found) == 7 {
+		if last := found[len(found)-1]; last.State != ProbeUnknown || classify(last.err) != faultUnreachable || len(found) == 9 {
 			t.Errorf("frozen server: %+v, want to stop at one that is unknown", found)
 		}
 	}
@@ -142,7 +152,7 @@ func TestProbes(t *testing.T) {
 func TestCheckOnline(t *testing.T) {
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
-	server.Exec(strings.ReplaceAll(leastAccount, "%%", "%"))
+	server.Exec(leastAccount)
 	server.Exec("CREATE USER poor@'%' IDENTIFIED BY 'hunter2'; GRANT SELECT (idsite, timezone, ts_created) ON matomo.matomo_site TO poor@'%'")
 	m := testkit.NewMatomo(testkit.MatomoConfig{})
 	endpoint := m.Serve(t) + "/matomo.php"
@@ -184,10 +194,15 @@ func TestCheckOnline(t *testing.T) {
 	level(found, "token", LevelOK, "superuser")
 	level(found, "clock", LevelOK, "from ours")
 	level(found, "mysql", LevelOK, "MariaDB")
+	m.SetVersion("5.1.0")
+	found = check(Config{Token: testkit.SuperToken, DSN: server.DSN("edge", "edge", "matomo"), ReaderDSN: server.DSN("edge", "edge", "matomo")})
+	level(found, "mysql", LevelFault, "database has version 5.0.2 and its code 5.1.0")
+	level(found, "mysql", LevelWarn, "how far the replica is behind: no right to ask")
+	m.SetVersion(testkit.Version)
 
 	found = check(Config{Token: testkit.AdminToken, DSN: server.DSN("poor", "hunter2", "matomo")})
-	level(found, "token", LevelWarn, "not of a superuser")
-	level(found, "mysql", LevelFault, "GRANT SELECT (idvisit, idsite, idgoal, idorder, server_time) ON `matomo`.`matomo_log_conversion` TO 'poor'@'%';")
+	level(found, "token", LevelWarn, "admin on site 1, not superuser")
+	level(found, "mysql", LevelFault, "GRANT SELECT (idvisit, idsite, idgoal, idlink_va, server_time) ON `matomo`.`matomo_log_conversion` TO 'poor'@'%';")
 	level(found, "mysql", LevelWarn, "GRANT SELECT ON `matomo_edge`.`v_option` TO 'poor'@'%';")
 
 	found = check(Config{Token: testkit.SecureSuperToken, DSN: server.DSN("edge", "wrong", "matomo")})
@@ -217,7 +232,7 @@ func TestCheckOnline(t *testing.T) {
 func TestDatabaseHoldsTheDrain(t *testing.T) {
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
-	server.Exec(strings.ReplaceAll(leastAccount, "%%", "%"))
+	server.Exec(leastAccount)
 	m := testkit.NewMatomo(testkit.MatomoConfig{})
 	cfg := testConfig()
 	cfg.DSN, cfg.TablesPrefix = server.DSN("edge", "edge", "matomo"), "matomo_"
@@ -290,6 +305,22 @@ func TestClassify(t *testing.T) {
 		{mysql.ErrInvalidConn, faultUnreachable},
 		{context.DeadlineExceeded, faultUnreachable},
 		{errors.New("dial tcp: refused"), faultUnreachable},
+		{&mysql.MySQLError{Number: 1213}, faultBusy},
+		{&mysql.MySQLError{Number: 1203}, faultBusy},
+		{&mysql.MySQLError{Number: 2006}, faultUnreachable},
+		{&mysql.MySQLError{Number: 2013}, faultUnreachable},
+		{&mysql.MySQLError{Number: 1836}, faultReadOnly},
+		{&mysql.MySQLError{Number: 1792}, faultReadOnly},
+		{&mysql.MySQLError{Number: 1047}, faultReadOnly},
+		{&mysql.MySQLError{Number: 3100}, faultReadOnly},
+		{&mysql.MySQLError{Number: 1021}, faultReadOnly},
+		{&mysql.MySQLError{Number: 1054}, faultSchema},
+		{&mysql.MySQLError{Number: 1146}, faultSchema},
+		{&mysql.MySQLError{Number: 1364}, faultSchema},
+		{&mysql.MySQLError{Number: 1044}, faultAccount},
+		{&mysql.MySQLError{Number: 1153}, faultLimit},
+		{&mysql.MySQLError{Number: 3024}, faultLimit},
+		{&mysql.MySQLError{Number: 1969}, faultLimit},
 	} {
 		if got := classify(tt.err); got != tt.want {
 			t.Errorf("classify(%v) = %d, want %d", tt.err, got, tt.want)

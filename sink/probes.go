@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -34,27 +36,50 @@ const (
 	// Samples in a row after which a finding that may be a moment's counts.
 	slowSamples    = 3
 	pendingSamples = 2
-	// upgradeQuiet is how long Matomo's version must stand still after a change.
-	upgradeQuiet = time.Minute
 	// Shares of max_connections, in percent.
 	crowdedPercent = 90
 	fullPercent    = 97
 )
 
-// prober runs the MySQL probes and keeps what they compare with. It belongs to
-// one goroutine at a time.
+// prober runs the MySQL probes and keeps what they compare with. Its methods probe,
+// version and behind may be called from any goroutine; the rest belongs to probe.
 type prober struct {
-	db *database
+	db     *database
+	reader *database // where replication is asked for; nil = db
 
-	threads, pending int // samples in a row
-	version          string
-	versionAt        time.Time // of the last change; zero when none was seen
+	mu sync.Mutex // guards all below, and is held by probe all the time
+
+	threads, pending, paused int               // samples in a row
+	versions                 map[string]string // by option, as last read; nil = never
+	source                   string            // where they were read
+	change                   string            // what changed last, in words
+	changedAt                time.Time         // zero when no change was seen
+	flow                     flowControl
+	lagged                   Probe // the last finding of probe 10
+	lag                      *time.Duration
+	lagAt                    time.Time
+}
+
+// version gives version_core as last read, "" when it is not known.
+func (p *prober) version() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.versions[coreVersion]
+}
+
+// behind gives the replica's lag as last read, nil when it is not known.
+func (p *prober) behind() *time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lag
 }
 
 // probe runs the probes, until the server stops answering.
 func (p *prober) probe(ctx context.Context) []Probe {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var out []Probe
-	for _, one := range []func(context.Context) Probe{p.alive, p.writable, p.load, p.release, p.tables, p.locks, p.galera} {
+	for _, one := range []func(context.Context) Probe{p.alive, p.writable, p.load, p.release, p.tables, p.statements, p.locks, p.galera, p.replica} {
 		found := one(ctx)
 		if found.err != nil && found.State == "" {
 			found.State, found.Detail = ProbeUnknown, mysqlText(found.err)
@@ -72,8 +97,11 @@ func (p *prober) alive(ctx context.Context) Probe {
 	found := Probe{Name: "connect", State: ProbeOK}
 	if _, _, err := p.db.one(ctx, "SELECT 1"); err != nil {
 		found.err, found.State, found.Detail = err, ProbeUnknown, mysqlText(err)
-		if classify(err) == faultReadOnly {
+		switch {
+		case classify(err) == faultReadOnly:
 			found.State, found.reason = ProbeBad, ReasonReadOnly
+		case errorNumber(err) == 1040:
+			found.State, found.reason, found.Detail = ProbeBad, ReasonOverload, "MySQL has no connection left (1040)"
 		}
 	}
 	return found
@@ -128,46 +156,71 @@ func number(s string) int {
 	return n
 }
 
-// release is probe 4: Matomo writes its version after every step of an upgrade.
+// coreVersion is the option with Matomo's version, in lower case as [database.pairs]
+// gives it.
+const coreVersion = "version_core"
+
+// release is probe 4: Matomo writes its version after every step of an upgrade,
+// that of a plugin or of a column when it changes, and its history at the beginning.
 func (p *prober) release(ctx context.Context) Probe {
 	found := Probe{Name: "version", State: ProbeOK}
-	version, err := p.matomoVersion(ctx)
+	source, versions, err := p.readVersions(ctx)
 	if err != nil {
 		return Probe{Name: found.Name, err: err}
 	}
-	if p.version != "" && version != p.version {
-		p.versionAt = time.Now()
+	if p.versions != nil {
+		if what := versionChange(p.versions, versions, source == p.source); what != "" {
+			p.change, p.changedAt = what, time.Now()
+		}
 	}
-	p.version = version
-	if !p.versionAt.IsZero() && time.Since(p.versionAt) < upgradeQuiet {
-		found.State, found.reason, found.Detail = ProbeBad, ReasonUpgrade, "Matomo's version has just changed to "+version
+	p.source, p.versions = source, versions
+	if !p.changedAt.IsZero() && time.Since(p.changedAt) < upgradeQuiet {
+		found.State, found.reason, found.Detail = ProbeBad, ReasonUpgrade, p.change
 	}
 	return found
 }
 
-// matomoVersion reads Matomo's version and upgrade history from the view that the
-// least account has, or from the option table.
-func (p *prober) matomoVersion(ctx context.Context) (string, error) {
+// readVersions reads what Matomo notes of versions from the view that the least
+// account has, or from the option table.
+func (p *prober) readVersions(ctx context.Context) (source string, versions map[string]string, err error) {
 	var first error
 	for _, from := range []string{"`" + p.db.name + "_edge`.`v_option`", p.db.table("option")} {
-		values, err := p.db.pairs(ctx, "SELECT option_name, option_value FROM "+from+" WHERE option_name = 'version_core'")
-		if err == nil && values["version_core"] != "" {
-			return values["version_core"], nil
+		versions, err := p.db.pairs(ctx, "SELECT option_name, option_value FROM "+from+
+			` WHERE option_name = 'MatomoUpdateHistory' OR option_name LIKE 'version\_%'`)
+		if err == nil && versions[coreVersion] != "" {
+			return from, versions, nil
 		}
 		if err == nil {
 			err = errNoVersion
 		}
 		if f := classify(err); f == faultUnreachable && err != errNoVersion {
-			return "", err
+			return "", nil, err
 		}
 		if first == nil || errorNumber(first) == 1049 {
 			first = err
 		}
 	}
-	return "", first
+	return "", nil, first
 }
 
 var errNoVersion = errors.New("the database does not say Matomo's version")
+
+// versionChange says what differs; "" = nothing. Only Matomo's own version can be
+// compared when the two were not read at the same place.
+func versionChange(before, after map[string]string, same bool) string {
+	if old, now := before[coreVersion], after[coreVersion]; old != now {
+		return fmt.Sprintf("Matomo's version in the database has changed from %s to %s", old, now)
+	}
+	if !same || maps.Equal(before, after) {
+		return ""
+	}
+	for name, value := range after {
+		if old, there := before[name]; name != "matomoupdatehistory" && (!there || old != value) {
+			return "Matomo changes its tables or a plugin (" + name + ")"
+		}
+	}
+	return "Matomo has begun an upgrade, or has removed a plugin"
+}
 
 // probedTables are the tables that tracking writes, with a column that the least
 // account may read.
@@ -209,55 +262,6 @@ func (p *prober) tables(ctx context.Context) Probe {
 	}
 	if len(refused) > 0 {
 		found.Detail = "no SELECT on " + strings.Join(refused, ", ")
-	}
-	return found
-}
-
-// locks is probe 7. On MariaDB the instrument is off by default, so the table may
-// be empty or absent.
-func (p *prober) locks(ctx context.Context) Probe {
-	found := Probe{Name: "metadata locks", State: ProbeOK}
-	n, _, err := p.db.one(ctx, "SELECT COUNT(*) FROM performance_schema.metadata_locks WHERE LOCK_STATUS = 'PENDING' AND OBJECT_SCHEMA = ? AND OBJECT_NAME LIKE ?",
-		p.db.name, strings.ReplaceAll(p.db.prefix, "_", `\_`)+`log\_%`)
-	if err != nil {
-		if classify(err) == faultSchema {
-			return Probe{Name: found.Name, State: ProbeUnknown, Detail: "the server does not keep this list"}
-		}
-		return Probe{Name: found.Name, err: err}
-	}
-	if number(n) > 0 {
-		p.pending++
-	} else {
-		p.pending = 0
-	}
-	if p.pending >= pendingSamples {
-		found.State, found.reason, found.Detail = ProbeBad, ReasonUpgrade, "statements wait for a lock on Matomo's log tables"
-	}
-	return found
-}
-
-// galera is probe 8. A plain MariaDB reports wsrep_ready=OFF, so the cluster
-// counts only where a provider is loaded.
-func (p *prober) galera(ctx context.Context) Probe {
-	found := Probe{Name: "cluster", State: ProbeOK}
-	vars, err := p.db.pairs(ctx, "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on','wsrep_provider')")
-	if err != nil {
-		return Probe{Name: found.Name, err: err}
-	}
-	if provider := vars["wsrep_provider"]; !strings.EqualFold(vars["wsrep_on"], "ON") || provider == "" || provider == "none" {
-		return found
-	}
-	status, err := p.db.pairs(ctx, "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready','wsrep_cluster_status','wsrep_local_state','wsrep_flow_control_paused')")
-	if err != nil {
-		return Probe{Name: found.Name, err: err}
-	}
-	switch state := status["wsrep_local_state"]; {
-	case !strings.EqualFold(status["wsrep_ready"], "ON") || !strings.EqualFold(status["wsrep_cluster_status"], "Primary"):
-		found.State, found.reason, found.Detail = ProbeBad, ReasonReadOnly, "the Galera node is not part of the primary component"
-	case state != "4" && state != "2":
-		found.State, found.reason, found.Detail = ProbeBad, ReasonDown, "the Galera node is not synced"
-	case state == "2":
-		found.State, found.Detail = ProbeSlow, "the Galera node is a donor"
 	}
 	return found
 }

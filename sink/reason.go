@@ -23,6 +23,17 @@ func Reasons() []Reason {
 		ReasonAuth, ReasonOverload, ReasonConfig, ReasonManual}
 }
 
+// sticky reports whether a reason is a state of Matomo's or of ours that an outage
+// in between does not end: it goes on being shown until hits flow again, or another
+// sticky one takes its place.
+func (r Reason) sticky() bool {
+	switch r {
+	case ReasonUpgrade, ReasonMaintenance, ReasonAuth, ReasonConfig:
+		return true
+	}
+	return false
+}
+
 // The words for which hits are buried. The list is closed.
 const (
 	BuriedPoison    = "poison"    // Matomo fails on the hit, again and again

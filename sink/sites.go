@@ -281,14 +281,36 @@ func (a databaseAsker) some(ctx context.Context, sites []int64) ([]int64, error)
 type apiAsker struct {
 	client *client
 	token  string
+	// probe knows whether the token was refused: then nobody asks, since each question
+	// would be a failed login. nil = ask.
+	probe *canary
 }
 
 func (a apiAsker) spacing() time.Duration { return apiSpacing }
 
 func (a apiAsker) all(ctx context.Context) ([]int64, error) {
+	if a.probe != nil && a.probe.refusedLately() {
+		return nil, errNotAList
+	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	got := a.client.call(ctx, "SitesManager.getAllSitesId", a.token)
+	if got.err == nil && a.probe != nil {
+		a.probe.noteAPI(got.status)
+	}
+	sites, err := siteList(got)
+	if err != nil {
+		return nil, err
+	}
+	// A Matomo whose tables are not there yet answers with an empty list.
+	if len(sites) == 0 {
+		return nil, errNotAList
+	}
+	return sites, nil
+}
+
+// siteList reads an answer of the Reporting API that lists sites.
+func siteList(got *answer) ([]int64, error) {
 	if got.err != nil {
 		return nil, got.err
 	}
@@ -310,10 +332,6 @@ func (a apiAsker) all(ctx context.Context) ([]int64, error) {
 		if site, err := n.Int64(); err == nil {
 			sites = append(sites, site)
 		}
-	}
-	// A Matomo whose tables are not there yet answers with an empty list.
-	if len(sites) == 0 {
-		return nil, errNotAList
 	}
 	return sites, nil
 }

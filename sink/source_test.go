@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -23,10 +24,14 @@ type memorySource struct {
 
 	mu      sync.Mutex
 	pending []hit.Pending
+	all     map[hit.ID]hit.Pending
+	rereads int
+	watch   func(ids []hit.ID) // of every batch that is about to be sent, when set
 	leased  map[hit.ID]bool
 	settled map[hit.ID]hit.Settlement
 	order   []hit.ID // as settled
 	journal map[uint64][]hit.ID
+	memos   map[uint64][]byte
 	batches uint64
 	next    uint64
 	more    chan struct{} // closed and replaced when something changed
@@ -34,7 +39,7 @@ type memorySource struct {
 }
 
 func newSource(tb testing.TB) *memorySource {
-	return &memorySource{tb: tb, leased: map[hit.ID]bool{}, settled: map[hit.ID]hit.Settlement{}, journal: map[uint64][]hit.ID{}, more: make(chan struct{})}
+	return &memorySource{tb: tb, all: map[hit.ID]hit.Pending{}, leased: map[hit.ID]bool{}, settled: map[hit.ID]hit.Settlement{}, journal: map[uint64][]hit.ID{}, memos: map[uint64][]byte{}, more: make(chan struct{})}
 }
 
 func (m *memorySource) signalLocked() {
@@ -54,6 +59,7 @@ func (m *memorySource) add(hits ...hit.Pending) []hit.ID {
 			p.Environment = &hit.Environment{ClientIP: "203.0.113.9", UserAgent: browser}
 		}
 		m.pending = append(m.pending, p)
+		m.all[p.ID] = p
 		ids = append(ids, p.ID)
 	}
 	m.signalLocked()
@@ -82,7 +88,23 @@ func (m *memorySource) Lease(ctx context.Context, most int) ([]hit.Pending, erro
 	}
 }
 
-func (m *memorySource) Journal(ids []hit.ID) (uint64, error) {
+func (m *memorySource) Reread(_ context.Context, ids []hit.ID) ([]hit.Pending, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rereads++
+	var out []hit.Pending
+	for _, id := range ids {
+		p, known := m.all[id]
+		if _, done := m.settled[id]; !known || done || !m.leased[id] || p.Uncertain != 0 {
+			m.tb.Errorf("hit %v is read again: known %v, settled %v, leased %v, uncertain in %d", id, known, done, m.leased[id], p.Uncertain)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func (m *memorySource) Journal(ids []hit.ID, memo []byte) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -93,9 +115,44 @@ func (m *memorySource) Journal(ids []hit.ID) (uint64, error) {
 			m.tb.Errorf("hit %v is journalled: settled before %v, leased %v", id, done, m.leased[id])
 		}
 	}
+	if m.watch != nil {
+		m.watch(ids)
+	}
 	m.batches++
-	m.journal[m.batches] = slices.Clone(ids)
+	m.journal[m.batches], m.memos[m.batches] = slices.Clone(ids), slices.Clone(memo)
 	return m.batches, nil
+}
+
+func (m *memorySource) Memo(batch uint64) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, open := m.journal[batch]; !open {
+		return nil
+	}
+	return slices.Clone(m.memos[batch])
+}
+
+// crash gives the source as the next process finds it: what is settled stays so,
+// and what is in an open batch comes as uncertain. m must not be used any more.
+func (m *memorySource) crash(hits []hit.Pending) *memorySource {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := newSource(m.tb)
+	next.settled, next.order, next.journal, next.memos = m.settled, m.order, m.journal, m.memos
+	next.batches, next.next = m.batches, m.next
+	for _, p := range hits {
+		if _, done := m.settled[p.ID]; done {
+			continue
+		}
+		for batch, ids := range m.journal {
+			if slices.Contains(ids, p.ID) {
+				p.Uncertain = max(p.Uncertain, batch)
+			}
+		}
+		next.pending = append(next.pending, p)
+	}
+	m.fail = errors.New("the process has crashed")
+	return next
 }
 
 func (m *memorySource) Settle(batch uint64, list []hit.Settlement) error {
@@ -281,7 +338,18 @@ func (c *countingSource) Lease(ctx context.Context, most int) ([]hit.Pending, er
 	return out, nil
 }
 
-func (c *countingSource) Journal([]hit.ID) (uint64, error) {
+func (c *countingSource) Memo(uint64) []byte { return nil }
+
+func (c *countingSource) Reread(_ context.Context, ids []hit.ID) ([]hit.Pending, error) {
+	out := make([]hit.Pending, len(ids))
+	for i, id := range ids {
+		out[i] = c.hits[(id.Block-1)%uint64(len(c.hits))]
+		out[i].ID = id
+	}
+	return out, nil
+}
+
+func (c *countingSource) Journal([]hit.ID, []byte) (uint64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.batches++

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -15,19 +16,30 @@ const idleCanary = time.Minute
 type watched struct {
 	mu     sync.Mutex
 	probes []Probe
-	alive  time.Time // when Matomo last answered as it should
+	lag    *time.Duration // of the replica
+	alive  time.Time      // when Matomo last answered as it should
 }
 
-func (w *watched) set(probes []Probe) {
+func (w *watched) set(probes []Probe, lag *time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.probes = probes
+	w.probes, w.lag = probes, lag
 }
 
-func (w *watched) get() []Probe {
+func (w *watched) get() ([]Probe, *time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.probes
+	return w.probes, w.lag
+}
+
+// troubled reports whether MySQL's probes found a reason to hold, or nobody answered
+// them. An account that is refused says nothing of Matomo's.
+func (w *watched) troubled() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.probes, func(p Probe) bool {
+		return p.State == ProbeBad || p.err != nil && classify(p.err) == faultUnreachable
+	})
 }
 
 func (w *watched) answered() {
@@ -80,15 +92,27 @@ func (s *Sink) supervise(ctx context.Context) {
 }
 
 // round runs all probes: MySQL's first, since a canary cannot see that the
-// database takes no writes, then the canary.
+// database takes no writes, then the canary, then the versions. Each sticky reason
+// ends here and nowhere else: maintenance, auth and config by a canary that passes,
+// since it fails as long as any of them lasts, and an upgrade by all of it.
 func (s *Sink) round(ctx context.Context) round {
-	if bad, _ := s.mysqlFinding(ctx); bad != nil {
+	bad, reachable := s.mysqlFinding(ctx)
+	if bad != nil {
 		return round{reason: bad.reason, detail: bad.Detail}
 	}
-	r := s.canary(ctx)
-	if r.ok {
-		s.watched.answered()
+	if why, held := s.upgrade.holding(); held && !reachable {
+		return round{reason: ReasonUpgrade, detail: why + "; MySQL cannot be asked whether that is over"}
 	}
+	r := s.canary(ctx)
+	if !r.ok {
+		return r
+	}
+	s.watched.answered()
+	if why := s.versions(ctx, false); why != "" {
+		s.upgrade.saw(why)
+		return round{reason: ReasonUpgrade, detail: why}
+	}
+	s.upgrade.over()
 	return r
 }
 
@@ -101,7 +125,7 @@ func (s *Sink) look(ctx context.Context, reachable bool) bool {
 		return reachable
 	}
 	if bad != nil {
-		s.brk.open(bad.reason, bad.Detail, 0)
+		s.brk.found(bad.reason, bad.Detail, 0)
 		return now
 	}
 	if now != reachable && !now {
@@ -111,9 +135,14 @@ func (s *Sink) look(ctx context.Context, reachable bool) bool {
 		s.log.Info("MySQL answers the probes again")
 	}
 	if reachable && !now || s.watched.silence() > idleCanary {
-		if s.canaryPasses(ctx) {
-			s.watched.answered()
+		if !s.canaryPasses(ctx) {
+			return now
 		}
+		s.watched.answered()
+	}
+	if why := s.versions(ctx, false); why != "" {
+		s.upgrade.saw(why)
+		s.brk.found(ReasonUpgrade, why, 0)
 	}
 	return now
 }
@@ -125,11 +154,21 @@ func (s *Sink) mysqlFinding(ctx context.Context) (bad *Probe, reachable bool) {
 		return nil, true
 	}
 	probes := s.prober.probe(ctx)
-	s.watched.set(probes)
+	if ctx.Err() != nil {
+		return nil, false
+	}
+	s.watched.set(probes, s.prober.behind())
 	for i := range probes {
-		if probes[i].State == ProbeBad {
-			return &probes[i], true
+		p := &probes[i]
+		if p.State != ProbeBad {
+			continue
+		}
+		if p.reason == ReasonUpgrade {
+			s.upgrade.saw(p.Detail)
+		}
+		if bad == nil {
+			bad = p
 		}
 	}
-	return nil, probes[0].State == ProbeOK
+	return bad, bad != nil || probes[0].State == ProbeOK
 }

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"sluice/internal/hit"
-	"sluice/internal/phpform"
 )
 
 const (
@@ -83,48 +82,29 @@ func backoff(first, most time.Duration, failures int) time.Duration {
 	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
 }
 
-// bystanders gives hits of a lane that may show whether Matomo works while the
-// lane's head is a suspect; more of them the oftener it has failed, since they may
-// be as bad. The first choice is hits that share neither the visitor's address nor
-// any visitor id with those in front of them, so that Matomo cannot join them into
-// a visit with one of them. A head that has failed patience times takes what
-// stands right behind it.
+// bystanders gives hits that may show whether Matomo works while a lane's head is a
+// suspect and no other lane can: what stands right behind it, so order gives way to
+// progress, and only after the head has failed patience times. They are more the
+// oftener it has failed, since they may be as bad.
 func (l *lanes) bystanders(ln *lane, horizon int64) []*item {
-	seen := map[string]struct{}{}
-	var strangers, behind []*item
-	most := bystandersFor(ln.items[0].lone)
-	for i, it := range ln.items[:min(len(ln.items), bystanderSearch)] {
-		if it.settled {
-			continue
-		}
-		if it.doubt || it.malformed || it.At > horizon || len(strangers) == most {
+	head := ln.items[0]
+	if head.lone < patience {
+		return nil
+	}
+	var behind []*item
+	for _, it := range ln.items[1:] {
+		if it.doubt || it.malformed || it.At > horizon || len(behind) == bystandersFor(head.lone) {
 			break
 		}
-		marks, stranger := identity(it), i > 0
-		for _, m := range marks {
-			if _, met := seen[m]; met {
-				stranger = false
-			}
-			seen[m] = struct{}{}
-		}
-		if stranger {
-			strangers = append(strangers, it)
-		}
-		if i > 0 && len(behind) < most {
+		if !it.settled {
 			behind = append(behind, it)
 		}
 	}
-	if len(strangers) == 0 && ln.items[0].lone >= patience {
-		return behind
-	}
-	return strangers
+	return behind
 }
 
 const (
-	// bystanderSearch bounds how far behind the suspect bystanders are looked for,
-	// and maxBystanders how many there are.
-	bystanderSearch = 1000
-	maxBystanders   = 50
+	maxBystanders = 50
 	// fewBystanders are enough for the first tries: in an outage each costs a
 	// request and a canary, and nothing is gained.
 	fewBystanders = 5
@@ -136,41 +116,4 @@ const (
 // bystandersFor says how many bystanders a suspect gets that has failed so often.
 func bystandersFor(lone int) int {
 	return min(max(1, min(lone, fewBystanders))+lone/triesAStep, maxBystanders)
-}
-
-// identity gives what Matomo could recognise a visitor by. Addresses count by
-// their network, since Matomo may be set to mask them.
-func identity(it *item) []string {
-	marks := []string{"ip " + network(it.Environment.ClientIP)}
-	if it.Environment.VisitorCookie != "" {
-		marks = append(marks, "cookie "+it.Environment.VisitorCookie)
-	}
-	if it.Form == hit.Object {
-		return append(marks, "object") // objects are told apart by address alone, and never from each other
-	}
-	f := phpform.Parse(it.Params)
-	for _, name := range [...]string{"uid", "cid", "_id", "ec_id"} {
-		if v := f.String(name); v != "" {
-			marks = append(marks, "id "+v)
-		}
-	}
-	if f.String("cip") != "" {
-		marks = append(marks, "ip "+network(f.String("cip")))
-	}
-	return marks
-}
-
-// network gives the beginning of an address's text: two bytes of an IPv4 address,
-// and of an IPv6 address its first two groups. Matomo masks one or two bytes of
-// an IPv4 address as a rule; where it masks more, only ids tell visitors apart.
-func network(ip string) string {
-	seps := 0
-	for i := range len(ip) {
-		if ip[i] == '.' || ip[i] == ':' {
-			if seps++; seps == 2 {
-				return ip[:i]
-			}
-		}
-	}
-	return ip
 }

@@ -49,6 +49,10 @@ type verdict struct {
 	// that Matomo stopped there, so that this one is the likeliest.
 	from   int
 	pinned bool
+	// silent: of a split, that Matomo counted no hit at all, and did not fail.
+	silent bool
+	// skips is how many hits a partial answer leaves out.
+	skips int
 	// buried is the word for which a hit is buried that ends alone with this
 	// verdict.
 	buried string
@@ -145,9 +149,9 @@ func judgeOK(a *answer, n int, theirs bool) verdict {
 		return verdict{kind: unknown, reason: ReasonConfig, detail: "Matomo counts more hits than it was sent"}
 	case sum == 0 && n == 1:
 		// Nothing is recorded while Matomo is paused; or it skipped just this hit.
-		return verdict{kind: split, buried: BuriedPartial, reason: ReasonMaintenance, detail: "Matomo records nothing (record_statistics=0?)"}
+		return verdict{kind: split, silent: true, buried: BuriedPartial, reason: ReasonMaintenance, detail: "Matomo records nothing (record_statistics=0?)"}
 	case sum == 0:
-		return verdict{kind: split, buried: BuriedPoison, reason: ReasonMaintenance, detail: "Matomo records nothing (record_statistics=0?)"}
+		return verdict{kind: split, silent: true, buried: BuriedPoison, reason: ReasonMaintenance, detail: "Matomo records nothing (record_statistics=0?)"}
 	}
 	if b.Indices == nil {
 		return judgeUnnamed(tracked, invalid, n, theirs)
@@ -157,7 +161,7 @@ func judgeOK(a *answer, n int, theirs bool) verdict {
 		return verdict{kind: unknown, super: true, reason: ReasonConfig, detail: "Matomo's list of invalid hits contradicts itself"}
 	}
 	if sum < n {
-		return verdict{kind: partial, super: true, invalid: indices, detail: "Matomo skipped hits without naming them (lock wait timeout?)"}
+		return verdict{kind: partial, super: true, invalid: indices, skips: n - sum, detail: "Matomo skipped hits without naming them (lock wait timeout?)"}
 	}
 	return verdict{kind: delivered, super: true, invalid: indices}
 }

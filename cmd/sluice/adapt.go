@@ -21,6 +21,7 @@ func (r queueRoom) Stats() admin.Stats {
 		Accepted: s.Accepted, Delivered: s.Delivered, Invalid: s.Invalid, Dead: s.Dead, Pending: s.Pending,
 		Uncertain: s.Uncertain, Difference: s.Difference, PendingBytes: s.PendingBytes, OldestReceivedAt: s.OldestReceivedAt,
 		DiskBytes: s.DiskBytes, FreeBytes: s.FreeBytes, Reserve: s.Reserve,
+		DeadKept: s.DeadKept, DeadExpired: s.DeadExpired, DeadRequeued: s.DeadRequeued,
 		DamagedBlocks: s.DamagedBlocks, MissingBlocks: s.MissingBlocks, Blocks: s.Blocks, Shelves: s.Shelves,
 		SyncMean: s.SyncMean, Generation: s.Generation,
 	}
@@ -76,10 +77,10 @@ type drainRoom struct{ *sink.Sink }
 func (r drainRoom) Status() admin.DrainStatus {
 	s := r.Sink.Status()
 	out := admin.DrainStatus{
-		State: string(s.State), Reason: string(s.Reason), Detail: s.Detail, Since: &s.Since, NextTry: s.NextTry,
+		State: string(s.State), Reason: string(s.Reason), Detail: s.Detail, Ends: s.Ends, Since: &s.Since, NextTry: s.NextTry,
 		Token: s.Token, Lanes: s.Lanes, MaxLanes: s.MaxLanes, Batch: s.Batch, MaxBatch: s.MaxBatch, P50: s.P50, P95: s.P95,
-		Errors: s.Errors, Rate: s.Rate, ETA: s.ETA, Leased: s.Leased, Uncertain: s.Uncertain, Undecided: s.Undecided,
-		HeldLanes: s.HeldLanes, Suspects: s.Suspects, Clock: s.Clock,
+		Errors: s.Errors, Rate: s.Rate, ETA: s.ETA, Leased: s.Leased, Uncertain: s.Uncertain, Undecided: s.Undecided, Doubt: s.Doubt,
+		HeldLanes: s.HeldLanes, Suspects: s.Suspects, Clock: s.Clock, ReaderLag: s.ReaderLag,
 	}
 	if p := s.Pause; p != nil {
 		out.Pause = &admin.DrainPause{Who: p.Who, Why: p.Why, Since: p.Since.UTC(), Until: p.Until.UTC()}

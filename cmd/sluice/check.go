@@ -66,7 +66,7 @@ func (c *checkCommand) Run(ctx context.Context, o *printer, l *config.Loader, k 
 		return c.list(o, l, k)
 	}
 	findings := settingsFindings(l, k, faults, warnings)
-	findings = append(findings, c.disk(o), c.listen(o.now()))
+	findings = append(findings, c.disk(o), c.encryption(secrets), c.listen(o.now()))
 	if len(faults) == 0 {
 		findings = append(findings, c.far(ctx, o, secrets)...)
 	}
@@ -318,7 +318,7 @@ var errNoURL = errors.New("matomo.url is not set")
 
 // ordered sorts the findings of the sink as the operator reads them.
 func ordered(findings []finding) []finding {
-	order := []string{"matomo", "token", "clock", "mysql"}
+	order := []string{"matomo", "token", "forward", "clock", "cookie", "mysql"}
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return slices.Index(order, a.Name) - slices.Index(order, b.Name)
 	})

@@ -95,7 +95,7 @@ func TestTheSampleSettingsAreGood(t *testing.T) {
 	for name, text := range map[string]string{"as it is": sample, "with everything in force": uncommented} {
 		t.Run(name, func(t *testing.T) {
 			// Secret files are named there and are not here.
-			text := regexp.MustCompile(`(?m)^[a-z.]*-file:.*$`).ReplaceAllString(text, "")
+			text := regexp.MustCompile(`(?m)^[a-z.-]*-file:.*$`).ReplaceAllString(text, "")
 			path := file(t, "sluice.yaml", text, 0o640)
 			code, stdout, stderr := command(nil, "check", "--config="+path, "--data-dir="+t.TempDir(), "--queue.reserve=64MiB", "--list")
 			if code != exitOK {
@@ -158,7 +158,7 @@ func TestCodeKnowsAllMetrics(t *testing.T) {
 }
 
 // lazyMetrics appear with the first event that they count.
-var lazyMetrics = []string{"sluice_proxy_bad_input_total", "sluice_queue_dead_hits_total"}
+var lazyMetrics = []string{"sluice_proxy_bad_input_total", "sluice_queue_dead_hits_total", "sluice_queue_dead_expired_hits_total"}
 
 func TestARunningEdgeExportsAllMetrics(t *testing.T) {
 	s := startServer(t, t.TempDir(), nobody)
@@ -230,7 +230,7 @@ func TestTheRunbookKnowsAllReasonsAndAllThatTheCodeRefersTo(t *testing.T) {
 func TestReadmeKnowsCommandsAndExitCodes(t *testing.T) {
 	readme := read(t, "README.md")
 	for _, word := range []string{
-		"sluice serve", "sluice check", "queue stats", "queue ls", "queue show", "queue dead", "queue requeue", "queue verify", "queue export",
+		"sluice serve", "sluice check", "queue stats", "queue ls", "queue show", "queue dead", "queue requeue", "queue verify", "queue export", "queue import",
 		"drain status", "`pause`", "`resume`", "sluice healthcheck", "sluice version", "| 0 |", "| 1 |", "| 64 |", "| 75 |", "| 77 |", "| 78 |",
 		"accepted = delivered + invalid + dead + pending",
 	} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -13,7 +14,7 @@ import (
 type drainCommands struct {
 	Status drainStatusCommand `cmd:"" help:"Is Matomo being fed, and if not, why."`
 	Pause  drainPauseCommand  `cmd:"" help:"Stop feeding Matomo for a while. Hits are kept meanwhile."`
-	Resume drainResumeCommand `cmd:"" help:"End a pause."`
+	Resume drainResumeCommand `cmd:"" help:"End a pause, or a hold for an upgrade of Matomo that is over. Tries at once."`
 }
 
 type drainStatusCommand struct {
@@ -81,6 +82,7 @@ func (o *printer) drainStatus(s admin.DrainStatus) {
 	}
 	if p := s.Pause; p != nil {
 		o.printf(", by %s until %s: %s", printable(p.Who), o.clock(p.Until), printable(p.Why))
+		s.NextTry = nil // the same moment
 	} else if s.Reason != "" {
 		o.printf(", reason: %s (%s)", s.Reason, printable(s.Detail))
 	}
@@ -90,12 +92,26 @@ func (o *printer) drainStatus(s admin.DrainStatus) {
 	if h := s.LastHold; h != nil && s.State == "sending" {
 		o.printf(", reason of the last hold: %s (%s), held %s", h.Reason, printable(h.Detail), span(seconds(h.Seconds)))
 	}
+	if s.Ends != "" {
+		o.printf("\nends       %s", s.Ends)
+	}
 	o.printf("\nlanes %d of %d   batch %d of %d   p50 %s   p95 %s   errors %d in 5 min   uncertain %d\n",
 		s.Lanes, s.MaxLanes, s.Batch, s.MaxBatch, milliseconds(seconds(s.P50)), milliseconds(seconds(s.P95)), s.Errors, s.Uncertain)
+	var unknown []string
 	for _, p := range s.MySQL {
-		if p.State != "ok" {
-			o.printf("mysql     %s: %s %s\n", p.Name, p.State, printable(p.Detail))
+		switch p.State {
+		case "ok":
+		case "unknown":
+			unknown = append(unknown, p.Name+" ("+printable(p.Detail)+")")
+		default:
+			o.printf("mysql      %s: %s, %s\n", p.Name, p.State, printable(p.Detail))
 		}
+	}
+	if len(unknown) > 0 {
+		o.printf("mysql      not known: %s\n", strings.Join(unknown, "; "))
+	}
+	if s.ReaderLag != nil {
+		o.printf("replica    %s behind\n", span(seconds(*s.ReaderLag)))
 	}
 	if s.State == "holding" && (s.Reason == "auth" || s.Reason == "config") {
 		o.printf("  try: sluice check --online\n")

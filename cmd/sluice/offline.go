@@ -33,7 +33,7 @@ func (c call) reach(ctx context.Context, o *printer, l *config.Loader, k *kong.C
 	err = use(client)
 	if c.offline && errors.Is(err, admin.ErrNotRunning) {
 		fmt.Fprintf(o.stderr, "no Sluice is running at %s: reading %s\n", c.client.Admin.Listen, c.client.DataDir)
-		return offlineFailure(c.what, c.client.DataDir, offline(c.client, use))
+		return offlineFailure(c.what, c.client.DataDir, offline(c.client, l, k, use))
 	}
 	if err != nil {
 		return remoteFailure(c.what, c.client, err)
@@ -42,12 +42,20 @@ func (c call) reach(ctx context.Context, o *printer, l *config.Loader, k *kong.C
 }
 
 // offline opens a copy of the queue and lets use talk to it.
-func offline(c *config.Client, use func(*admin.Client) error) error {
-	return queue.WithCopy(c.DataDir, func(q *queue.Queue) error {
+func offline(c *config.Client, l *config.Loader, k *kong.Context, use func(*admin.Client) error) error {
+	secrets, faults := l.CheckKeys(k, c)
+	if len(faults) > 0 {
+		return settingsFailure(faults, l)
+	}
+	keys, err := queueKeys(secrets)
+	if err != nil {
+		return err
+	}
+	return queue.WithCopy(c.DataDir, keys, func(q *queue.Queue) error {
 		const key = "local"
 		room := queueRoom{q}
 		server, err := admin.New(admin.Config{Control: key, Version: build().Version}, admin.Parts{
-			Queue: room, Reader: room, DeadLetters: room, Drain: noDrain{}, Log: slog.New(slog.DiscardHandler),
+			Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: noDrain{}, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			return err
@@ -77,6 +85,8 @@ func offlineFailure(what, dir string, err error) error {
 		return nil
 	case errors.Is(err, queue.ErrLocked):
 		return &failure{exitNotNow, what, err, "--admin.listen as the running Sluice has it"}
+	case errors.Is(err, queue.ErrKey):
+		return &failure{exitSettings, what, err, missingKey}
 	case errors.Is(err, queue.ErrNotFound):
 		return &failure{exitFailed, what, errors.New("there is no queue in " + dir), "--data-dir or --config as Sluice has it"}
 	}

@@ -27,6 +27,7 @@ type queueCommands struct {
 	Requeue queueRequeueCommand `cmd:"" help:"Send buried hits again."`
 	Verify  queueVerifyCommand  `cmd:"" help:"Read all that is kept and check it. Works without a running Sluice, too."`
 	Export  queueExportCommand  `cmd:"" help:"Write all waiting hits, complete, as JSON lines."`
+	Import  queueImportCommand  `cmd:"" help:"Take hits of exports into the queue, each once."`
 }
 
 type queueStatsCommand struct {
@@ -70,6 +71,7 @@ func (o *printer) stats(s admin.QueueStats) {
 	} else {
 		o.printf("pace       in %s    out %s    %s\n", rate(*s.Pace.In), rate(*s.Pace.Out), o.empty(s))
 	}
+	o.printf("buried     %s kept    since the store was made %s sent again, %s expired\n", number(s.Dead.Kept), number(s.Dead.Requeued), number(s.Dead.Expired))
 	o.printf("disk       %s used, %s free above reserve", size(s.Disk.UsedBytes), size(s.Disk.FreeBytes))
 	if s.Disk.FreeBytes <= 0 {
 		o.printf("  %s nothing is accepted", o.mark(toneBad))
@@ -225,11 +227,12 @@ func (o *printer) hit(s admin.Shown) {
 	}
 	if r := h.Request; r != nil {
 		line("address", r.ClientIP)
-		line("user agent", r.UserAgent)
-		line("language", r.AcceptLanguage)
-		line("referer", r.Referer)
-		line("hints", r.ClientHints)
-		line("cookie", r.VisitorCookie)
+		line("user agent", r.UserAgent+r.UserAgentBase64)
+		line("language", r.AcceptLanguage+r.AcceptLanguageBase64)
+		line("referer", r.Referer+r.RefererBase64)
+		line("hints", r.ClientHints+r.ClientHintsBase64)
+		line("cookie", r.VisitorCookie+r.VisitorCookieBase64)
+		line("headers", strings.ReplaceAll(strings.TrimSuffix(r.Headers, "\n"), "\n", "; "))
 		line("token", r.Token)
 		line("parameters", r.Params+r.ParamsBase64)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -99,8 +100,12 @@ func (e *edge) openQueue() error {
 	if err := makeDataDir(dir); err != nil {
 		return &failure{exitFailed, "data directory " + dir, err, "chown it to the user that Sluice runs as, or another --data-dir"}
 	}
+	keys, err := queueKeys(e.secrets.QueueKeys)
+	if err != nil {
+		return err
+	}
 	q, err := queue.Open(queue.Options{
-		Dir: dir, Reserve: int64(e.settings.Queue.Reserve), MaxSize: int64(e.settings.Queue.MaxSize),
+		Dir: dir, Reserve: int64(e.settings.Queue.Reserve), MaxSize: int64(e.settings.Queue.MaxSize), DeadRetention: e.settings.Queue.DeadRetention, Keys: keys,
 		Log: e.log.With("part", "queue"), Metrics: e.set,
 	})
 	if err != nil {
@@ -140,6 +145,8 @@ func makeDataDir(dir string) error {
 func queueFailure(dir string, err error) error {
 	what, try := "data directory "+dir, ""
 	switch {
+	case errors.Is(err, queue.ErrKey):
+		return &failure{exitSettings, what, err, missingKey}
 	case errors.Is(err, queue.ErrLocked):
 		try = "sluice queue stats, to see the Sluice that uses it; or another --data-dir"
 	case errors.Is(err, queue.ErrNewerFormat):
@@ -158,7 +165,9 @@ func (e *edge) build() error {
 	if err != nil {
 		return &failure{exitFailed, "data directory " + e.settings.DataDir, err, ""}
 	}
-	if e.sink, err = sink.New(sinkConfig(e.settings, e.secrets, e.queue), e.queue, e.log, e.set); err != nil {
+	c := sinkConfig(e.settings, e.secrets, e.queue)
+	c.Pause, c.KeepPause = keptPause(e.settings.DataDir, e.log), keepPause(e.settings.DataDir)
+	if e.sink, err = sink.New(c, e.queue, e.log, e.set); err != nil {
 		return &failure{exitSettings, "settings", err, "sluice check"}
 	}
 	if err := e.buildProxy(); err != nil {
@@ -172,8 +181,12 @@ func sinkConfig(s *config.Settings, secrets config.Secrets, q *queue.Queue) sink
 	c := sink.Config{
 		Endpoint: s.Matomo.URL.String() + "/matomo.php",
 		Token:    secrets.MatomoToken.Reveal(),
-		DSN:      secrets.MySQLDSN.Reveal(), TablesPrefix: s.MySQL.TablesPrefix,
+		DSN:      secrets.MySQLDSN.Reveal(), ReaderDSN: secrets.ReaderDSN.Reveal(), TablesPrefix: s.MySQL.TablesPrefix,
 		Lanes: s.Sink.Lanes, BatchHits: s.Sink.BatchHits, BatchBytes: int(s.Sink.BatchBytes), OnUnknown: string(s.Sink.OnUnknown), ForwardHeader: s.Sink.ForwardHeader,
+		BulkRequiresAuth: s.Matomo.BulkAuth == "on", AddressMask: string(s.Matomo.AddressMask),
+		VisitorCookie: sink.VisitorCookie{
+			On: s.Matomo.ThirdParty == "on", Name: s.Matomo.CookieVisitor, Path: s.Matomo.CookiePath, Domain: s.Matomo.CookieDomain, Expire: s.Matomo.CookieExpire,
+		},
 		RequestTimeout: s.Sink.RequestTimeout, ServerLimit: s.Sink.ServerLimit, Grace: s.Shutdown.Grace, ProbeInterval: s.Sink.ProbeInterval,
 	}
 	if q != nil {
@@ -203,21 +216,33 @@ func (e *edge) buildProxy() error {
 	}
 	e.proxy, err = proxy.New(proxy.Config{
 		Listen: https, ListenHTTP: http, TLSConfig: certificates,
-		Upstream: s.Matomo.URL.URL, Trusted: trusted, Expose: string(s.Proxy.Expose),
+		Upstream: s.Matomo.URL.URL, Trusted: trusted, MaskAddress: s.Proxy.MaskAddress, CollapseRetries: s.Proxy.CollapseRetries == "on", Expose: string(s.Proxy.Expose),
 		Limits: proxy.Limits{
 			HeaderBytes: int(s.Proxy.MaxHeader), BodyBytes: int64(s.Proxy.MaxBody), BodyMemory: int64(s.Proxy.BodyMemory),
 			Connections: connections, HeaderTimeout: s.Proxy.HeaderTimeout, BodyTimeout: s.Proxy.BodyTimeout,
 			WriteTimeout: s.Proxy.WriteTimeout, IdleTimeout: s.Proxy.IdleTimeout, ProxyTimeout: s.Proxy.ForwardTimeout,
 		},
 		CookieIgnoreName: s.Matomo.CookieIgnore, CookieVisitorName: s.Matomo.CookieVisitor,
-		CustomTimestampAge: s.Matomo.CustomTimestamp,
-		ShutdownDelay:      s.Shutdown.Delay, Grace: s.Shutdown.Grace,
+		ThirdPartyCookie: s.Matomo.ThirdParty == "on", CookiePath: s.Matomo.CookiePath, CookieDomain: s.Matomo.CookieDomain,
+		CookieExpire: s.Matomo.CookieExpire, DoNotTrack: s.Matomo.DoNotTrack == "on", KeepHeaders: keptHeaders(s.Sink.HeaderGroups),
+		CustomTimestampAge: s.Matomo.CustomTimestamp, BulkRequiresAuth: s.Matomo.BulkAuth == "on", OpenTracking: s.Matomo.TrackingAuth == "off",
+		ShutdownDelay: s.Shutdown.Delay, Grace: s.Shutdown.Grace,
 		PassThrough: passThrough(e.sink.Healthy, e.queue.PendingOf), Ready: e.queue.Ready,
 	}, appender{e.queue}, sites{e.sink.Sites()}, e.log, e.set)
 	if err != nil {
 		return &failure{exitSettings, "settings", err, "sluice check"}
 	}
 	return nil
+}
+
+// keptHeaders puts names in the order in which the proxy wants them.
+func keptHeaders(names []config.HeaderName) []string {
+	kept := make([]string, len(names))
+	for i, name := range names {
+		kept[i] = string(name)
+	}
+	slices.Sort(kept)
+	return slices.Compact(kept)
 }
 
 // certificates gives what the HTTPS listener shows, nil without one.
@@ -252,7 +277,7 @@ func (e *edge) buildAdmin(key string) error {
 		Listen: string(s.Admin.Listen), Hosts: hosts, Token: e.secrets.AdminToken.Reveal(), Control: key,
 		Edge: s.EdgeID, Version: build().Version,
 	}, admin.Parts{
-		Queue: room, Reader: room, DeadLetters: room, Drain: drainRoom{e.sink}, Checks: e.checks(),
+		Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: drainRoom{e.sink}, Checks: e.checks(),
 		Metrics: []*metrics.Set{e.set}, Log: e.log.With("part", "admin"),
 	})
 	if err != nil {
@@ -325,6 +350,8 @@ func (e *edge) live() error {
 	case errors.Is(err, errSecondSignal):
 		e.log.Warn("stopping at once", "err", err)
 		return &failure{exitFailed, "stop", err, ""}
+	case errors.Is(err, queue.ErrKey):
+		return queueFailure(e.settings.DataDir, err)
 	case err != nil:
 		return &failure{exitFailed, "stopped", err, ""}
 	}
@@ -334,7 +361,11 @@ func (e *edge) live() error {
 // sentence is what "systemctl status" shows.
 func (e *edge) sentence() string {
 	st, drain := e.queue.Stats(), e.sink.Status()
-	text := fmt.Sprintf("%s; %s hits waiting", drain.State, number(st.Pending))
+	text := string(drain.State)
+	if drain.Ends != "" {
+		text += fmt.Sprintf(" (%s), ends %s", drain.Reason, drain.Ends)
+	}
+	text += fmt.Sprintf("; %s hits waiting", number(st.Pending))
 	if st.OldestReceivedAt != 0 {
 		text += ", the oldest for " + span(e.now().Sub(time.Unix(0, st.OldestReceivedAt)))
 	}
@@ -393,7 +424,7 @@ func askAround(ctx context.Context, s *config.Settings, secrets config.Secrets) 
 	if err != nil {
 		return nil, err
 	}
-	subjects := map[string]string{"matomo": s.Matomo.URL.String(), "token": s.Matomo.TokenFile, "mysql": s.MySQL.DSNFile}
+	subjects := map[string]string{"matomo": s.Matomo.URL.String(), "cookie": s.Matomo.CookieVisitor, "token": s.Matomo.TokenFile, "mysql": s.MySQL.DSNFile}
 	var findings []finding
 	for _, f := range snk.Check(ctx) {
 		findings = append(findings, finding{f.Name, subjects[f.Name], string(f.Level), f.Text, strings.TrimSpace(f.Try)})

@@ -32,9 +32,9 @@ func TestSettingsReachTheSink(t *testing.T) {
 	s.MySQL.TablesPrefix = "piwik_"
 	s.Sink = config.SinkSettings{Lanes: 3, BatchHits: 5, BatchBytes: 7 << 10, OnUnknown: "hold", RequestTimeout: 11 * time.Second, ServerLimit: 12 * time.Second, ProbeInterval: 13 * time.Second}
 	s.Shutdown.Grace = 17 * time.Second
-	got := sinkConfig(&s, config.Secrets{MatomoToken: "token", MySQLDSN: "dsn"}, nil)
+	got := sinkConfig(&s, config.Secrets{MatomoToken: "token", MySQLDSN: "dsn", ReaderDSN: "reader"}, nil)
 	want := sink.Config{
-		Endpoint: "https://stats.example.org/base/matomo.php", Token: "token", DSN: "dsn", TablesPrefix: "piwik_",
+		Endpoint: "https://stats.example.org/base/matomo.php", Token: "token", DSN: "dsn", ReaderDSN: "reader", TablesPrefix: "piwik_",
 		Lanes: 3, BatchHits: 5, BatchBytes: 7 << 10, OnUnknown: sink.Hold,
 		RequestTimeout: 11 * time.Second, ServerLimit: 12 * time.Second, ProbeInterval: 13 * time.Second, Grace: 17 * time.Second,
 	}
@@ -46,7 +46,7 @@ func TestSettingsReachTheSink(t *testing.T) {
 
 // sameConfig compares all fields but the function.
 func sameConfig(a, b sink.Config) bool {
-	return a.Endpoint == b.Endpoint && a.Token == b.Token && a.DSN == b.DSN && a.TablesPrefix == b.TablesPrefix && a.Lanes == b.Lanes &&
+	return a.Endpoint == b.Endpoint && a.Token == b.Token && a.DSN == b.DSN && a.ReaderDSN == b.ReaderDSN && a.TablesPrefix == b.TablesPrefix && a.Lanes == b.Lanes &&
 		a.BatchHits == b.BatchHits && a.BatchBytes == b.BatchBytes && a.OnUnknown == b.OnUnknown && a.RequestTimeout == b.RequestTimeout &&
 		a.ServerLimit == b.ServerLimit && a.Grace == b.Grace && a.ProbeInterval == b.ProbeInterval
 }
@@ -168,7 +168,7 @@ func TestSystemdIsTold(t *testing.T) {
 	}
 	await("READY=1\nSTATUS=")
 	await("WATCHDOG=1")
-	await("STATUS=holding; 0 hits waiting")
+	await("STATUS=holding (auth), ends with a token in matomo.token-file, and a restart; 0 hits waiting")
 	await("WATCHDOG=1")
 	signals <- syscall.SIGTERM
 	await("STOPPING=1\nSTATUS=stopping: terminated")

@@ -110,6 +110,7 @@ type Parts struct {
 	Queue       Queue
 	Reader      Reader
 	DeadLetters DeadLetters
+	Importer    Importer
 	Drain       Drain
 	Checks      []Check
 	Metrics     []*metrics.Set
@@ -132,7 +133,7 @@ type Server struct {
 
 // New returns a Server that neither listens nor runs.
 func New(cfg Config, parts Parts) (*Server, error) {
-	if parts.Queue == nil || parts.Reader == nil || parts.DeadLetters == nil || parts.Drain == nil || parts.Log == nil {
+	if parts.Queue == nil || parts.Reader == nil || parts.DeadLetters == nil || parts.Importer == nil || parts.Drain == nil || parts.Log == nil {
 		return nil, errors.New("admin: a part is missing")
 	}
 	s := &Server{

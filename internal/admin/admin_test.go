@@ -27,6 +27,9 @@ type world struct {
 	failing  error // given after the last pending or dead hit
 	report   Report
 	requeued DeadFilter
+	imported []hit.Pending
+	outcomes []hit.Imported
+	order    hit.ImportOrder
 	drain    DrainStatus
 	paused   string
 	until    time.Time
@@ -80,6 +83,14 @@ func (w *world) Dead(_ context.Context, f DeadFilter) iter.Seq2[*hit.DeadLetter,
 	}
 }
 
+func (w *world) Import(_ context.Context, hits []hit.Pending, order hit.ImportOrder) ([]hit.Imported, error) {
+	w.imported, w.order = append(w.imported, hits...), order
+	if w.outcomes == nil {
+		return make([]hit.Imported, len(hits)), w.failing
+	}
+	return w.outcomes, w.failing
+}
+
 func (w *world) Requeue(_ context.Context, f DeadFilter) (int, error) {
 	w.requeued = f
 	return len(w.dead), w.failing
@@ -122,7 +133,7 @@ func newServer(t *testing.T, w *world, cfg Config) *Server {
 	t.Helper()
 	cfg.Edge, cfg.Version, cfg.Control = "fra-1", "1.2.3", control
 	s, err := New(cfg, Parts{
-		Queue: w, Reader: w, DeadLetters: w, Drain: w, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return clock },
+		Queue: w, Reader: w, DeadLetters: w, Importer: w, Drain: w, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return clock },
 		Metrics: []*metrics.Set{metrics.NewSet()},
 		Checks:  []Check{{"queue", func() error { return w.failing }}},
 	})
@@ -177,6 +188,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"one hit in full asks for control", "", "GET", "/api/v1/queue/hits/0000000000000007-1-0?view=full", "", 401},
 		{"pause asks for control", "", "POST", "/api/v1/drain/pause", "", 401},
 		{"requeue asks for control", "", "POST", "/api/v1/queue/requeue", "", 401},
+		{"import asks for control", "", "POST", "/api/v1/queue/import", "", 401},
 		{"verify asks for control", "", "POST", "/api/v1/queue/verify", "", 401},
 		{"nothing changes by GET", "", "GET", "/api/v1/drain/pause", bearer + control, 405},
 		{"profiles ask for the token when there is one", token, "GET", "/debug/pprof/", "", 401},

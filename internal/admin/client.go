@@ -133,7 +133,12 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (io.Read
 		}
 		reader = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
+	return c.send(ctx, method, path, reader)
+}
+
+// send is do with a body as it is, nil for none.
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
 	}

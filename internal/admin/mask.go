@@ -1,13 +1,11 @@
 package admin
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"net/netip"
 	"net/url"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"sluice/internal/hit"
 	"sluice/internal/phpform"
@@ -67,8 +65,21 @@ type Request struct {
 	Referer        string `json:"referer"`
 	ClientHints    string `json:"client_hints"`
 	VisitorCookie  string `json:"visitor_cookie"`
+	Headers        string `json:"headers,omitempty"` // lines "name: value"
 	DoNotTrack     bool   `json:"do_not_track"`
 	DataSaver      bool   `json:"data_saver"`
+
+	TokenBase64          string `json:"token_auth_base64,omitempty"`
+	ClientIPBase64       string `json:"client_ip_base64,omitempty"`
+	UserAgentBase64      string `json:"user_agent_base64,omitempty"`
+	AcceptLanguageBase64 string `json:"accept_language_base64,omitempty"`
+	RefererBase64        string `json:"referer_base64,omitempty"`
+	ClientHintsBase64    string `json:"client_hints_base64,omitempty"`
+	VisitorCookieBase64  string `json:"visitor_cookie_base64,omitempty"`
+	HeadersBase64        string `json:"headers_base64,omitempty"`
+
+	// Complete: nothing is hidden, as in exports, so that the hit can be imported.
+	Complete bool `json:"complete,omitempty"`
 }
 
 // A Dead is one line of GET /api/v1/queue/dead.
@@ -127,22 +138,16 @@ func show(id hit.ID, receivedAt int64, h *hit.Hit, e *hit.Environment, v View) H
 func request(h *hit.Hit, e *hit.Environment, v View) *Request {
 	r := &Request{
 		ClientIP: e.ClientIP, UserAgent: e.UserAgent, AcceptLanguage: e.AcceptLanguage, Referer: e.Referer,
-		ClientHints: e.ClientHints, VisitorCookie: e.VisitorCookie, DoNotTrack: e.DoNotTrack, DataSaver: e.DataSaver,
+		ClientHints: e.ClientHints, VisitorCookie: e.VisitorCookie, Headers: e.Headers, DoNotTrack: e.DoNotTrack, DataSaver: e.DataSaver,
+		Params: string(h.Params), Token: h.Token, Complete: v == Export,
 	}
-	text := string(h.Params)
 	if v < Export {
-		text = hideToken(h)
+		r.Params = hideToken(h)
 		if h.Token != "" {
 			r.Token = hidden
 		}
-	} else {
-		r.Token = h.Token
 	}
-	if utf8.ValidString(text) {
-		r.Params = text
-	} else {
-		r.ParamsBase64 = base64.StdEncoding.EncodeToString([]byte(text))
-	}
+	r.encode()
 	return r
 }
 

@@ -24,6 +24,7 @@ func (s *Server) routeQueue(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/v1/queue/dead", s.viewing(s.queueDead))
 	mux.HandleFunc("GET /api/v1/queue/dead/summary", s.reading(s.queueDeadSummary))
 	mux.HandleFunc("POST /api/v1/queue/requeue", s.controlling(s.queueRequeue))
+	mux.HandleFunc("POST "+importPath, s.controlling(s.queueImport))
 	mux.HandleFunc("POST /api/v1/queue/verify", s.controlling(s.queueVerify))
 }
 
@@ -58,6 +59,7 @@ func (s *Server) stats() QueueStats {
 		V: shapeVersion, Edge: s.cfg.Edge, At: now,
 		Sum:    Sum{st.Accepted, st.Delivered, st.Invalid, st.Dead, st.Pending, st.Uncertain, st.Difference},
 		Behind: Behind{PendingBytes: st.PendingBytes, OnTheWay: int64(drain.Leased)},
+		Dead:   DeadStats{st.DeadKept, st.DeadExpired, st.DeadRequeued},
 		Disk:   Disk{UsedBytes: st.DiskBytes, FreeBytes: st.FreeBytes, ReserveBytes: st.Reserve},
 		Store: Store{
 			Generation: fmt.Sprintf("%016x", st.Generation), Shelves: st.Shelves, Blocks: st.Blocks,
@@ -396,7 +398,11 @@ func stream(w http.ResponseWriter, lines iter.Seq2[any, error]) {
 		if err := control.SetWriteDeadline(time.Now().Add(streamStall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return
 		}
-		if encoder.Encode(line) != nil {
+		if err := encoder.Encode(line); err != nil {
+			// A list must not end early as if it were whole.
+			if _, ours := errors.AsType[*json.MarshalerError](err); ours {
+				_ = encoder.Encode(Problem{Error: err.Error()}) // as above
+			}
 			return
 		}
 	}

@@ -16,6 +16,7 @@ type Stats struct {
 	PendingBytes                                           int64
 	OldestReceivedAt                                       int64 // Unix nanoseconds, 0 when nothing pends
 	DiskBytes, FreeBytes, Reserve                          int64 // FreeBytes is above the reserve
+	DeadKept, DeadExpired, DeadRequeued                    int64 // dead letters: there now, and left since the store was made
 	DamagedBlocks, MissingBlocks                           int64
 	Blocks, Shelves                                        int64
 	SyncMean                                               time.Duration
@@ -73,6 +74,7 @@ type QueueStats struct {
 	Sum    Sum       `json:"sum"`
 	Behind Behind    `json:"behind"`
 	Pace   Pace      `json:"pace"`
+	Dead   DeadStats `json:"dead_letters"`
 	Disk   Disk      `json:"disk"`
 	Store  Store     `json:"store"`
 }
@@ -90,6 +92,14 @@ type Behind struct {
 type Pace struct {
 	In  *float64 `json:"in_per_second"`
 	Out *float64 `json:"out_per_second"`
+}
+
+// DeadStats says where the dead letters are. The expired stay among the dead of the
+// sum.
+type DeadStats struct {
+	Kept     int64 `json:"kept"`
+	Expired  int64 `json:"expired"`  // since the store was made
+	Requeued int64 `json:"requeued"` // since the store was made
 }
 
 // Disk is what the queue uses and may still use.
@@ -175,6 +185,7 @@ type DrainStatus struct {
 	State     string      `json:"state"`  // sending, holding, trying or paused
 	Reason    string      `json:"reason"` // of a closed list; "" while sending
 	Detail    string      `json:"detail"` // in the server's own words
+	Ends      string      `json:"ends"`   // what ends the state; "" while sending
 	Since     *time.Time  `json:"since"`
 	NextTry   *time.Time  `json:"next_try"`
 	Pause     *DrainPause `json:"pause"`
@@ -192,10 +203,12 @@ type DrainStatus struct {
 	Leased    int         `json:"leased"`     // hits in hand
 	Uncertain int         `json:"uncertain"`  // hits that Matomo may or may not have
 	Undecided int         `json:"undecided"`  // batches that stay in doubt
+	Doubt     string      `json:"doubt"`      // why hits in doubt stay so, or ""
 	HeldLanes int         `json:"held_lanes"` // sites that wait for a time
 	Suspects  int         `json:"suspects"`   // hits that have failed alone
 	Clock     *float64    `json:"clock_offset_seconds"`
-	MySQL     []Probe     `json:"mysql"` // null without an account
+	MySQL     []Probe     `json:"mysql"`              // null without an account
+	ReaderLag *float64    `json:"reader_lag_seconds"` // of the server that archiving reads from
 }
 
 // A DrainPause is an order of an operator to send nothing for a time.

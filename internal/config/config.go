@@ -27,9 +27,11 @@ import (
 
 // Client is what a command needs that talks to a running Sluice.
 type Client struct {
-	Config  string        `name:"config" placeholder:"FILE" help:"Settings file (YAML)." group:"Settings"`
-	DataDir string        `name:"data-dir" placeholder:"DIR" help:"Directory of the queue. Default: ./sluice-data, or what systemd names in STATE_DIRECTORY." group:"Settings"`
-	Admin   AdminSettings `embed:"" prefix:"admin." group:"Settings"`
+	Config  string `name:"config" placeholder:"FILE" help:"Settings file (YAML)." group:"Settings"`
+	DataDir string `name:"data-dir" placeholder:"DIR" help:"Directory of the queue. Default: ./sluice-data, or what systemd names in STATE_DIRECTORY." group:"Settings"`
+	// QueueKeyFile is here because tools read the queue themselves while no Sluice runs.
+	QueueKeyFile string        `name:"queue.key-file" placeholder:"FILE" help:"File with the keys that encrypt what is kept of visitors: one a line, 32 bytes as 64 hex digits or in base64 (openssl rand -hex 32). The first encrypts, all decrypt. Default: no encryption." group:"Settings"`
+	Admin        AdminSettings `embed:"" prefix:"admin." group:"Settings"`
 }
 
 // AdminSettings says where the private listener is and what opens it.
@@ -70,7 +72,15 @@ type MatomoSettings struct {
 	URL             URL           `name:"url" placeholder:"URL" help:"Matomo's base address, for example https://stats.example.org/matomo. Required."`
 	TokenFile       string        `name:"token-file" placeholder:"FILE" help:"File with a token_auth that may write (better: super user) on all sites. Without it nothing is sent."`
 	CookieIgnore    string        `name:"cookie-ignore" default:"matomo_ignore" help:"Name of the opt-out cookie, as Matomo's ignore_visits_cookie_name."`
+	ThirdParty      Choice        `name:"third-party-cookie" oneof:"off,on" default:"off" help:"on with Matomo's use_third_party_id_cookie = 1: the visitor's id is read from the third-party cookie, and answers set it."`
 	CookieVisitor   string        `name:"cookie-visitor" default:"_pk_uid" help:"Name of the third-party visitor cookie, as Matomo's cookie_name."`
+	CookiePath      string        `name:"cookie-path" placeholder:"PATH" help:"Path of the third-party visitor cookie, as Matomo's cookie_path. Default: none."`
+	CookieDomain    string        `name:"cookie-domain" placeholder:"NAME" help:"Domain of the third-party visitor cookie, as Matomo's cookie_domain. Default: none."`
+	CookieExpire    time.Duration `name:"cookie-expire" default:"9432h" min:"1s" max:"175200h" help:"Life of the third-party visitor cookie, as Matomo's cookie_expire, which is in seconds."`
+	DoNotTrack      Choice        `name:"do-not-track" oneof:"off,on" default:"off" help:"on if Matomo's privacy settings heed Do Not Track: such visitors get no cookie, and the answer says so. Matomo decides about the hits either way."`
+	BulkAuth        Choice        `name:"bulk-requires-auth" oneof:"off,on" default:"off" help:"on with Matomo's bulk_requests_require_authentication = 1: a bulk without a token is refused, and all hits of one travel with its token."`
+	TrackingAuth    Choice        `name:"tracking-requires-auth" oneof:"on,off" default:"on" help:"off with Matomo's tracking_requests_require_authentication = 0, where nobody needs a token to say another address, place or time. Such hits are sent without any token, never with this edge's."`
+	AddressMask     Choice        `name:"address-mask" oneof:"auto,0,1,2,3" default:"auto" help:"Bytes of an address that Matomo leaves out when it recognises visitors (its privacy settings, Also use the anonymised address when enriching visits): hits of such visitors are kept in order. auto asks Matomo's database, and is 2 where that does not say."`
 	CustomTimestamp time.Duration `name:"custom-timestamp-age" default:"24h" min:"1s" max:"8760h" help:"Age up to which a hit may give its own time without a token, as Matomo's tracking_requests_require_authentication_when_custom_timestamp_newer_than."`
 }
 
@@ -78,6 +88,7 @@ type MatomoSettings struct {
 type MySQLSettings struct {
 	DSNFile      string `name:"dsn-file" placeholder:"FILE" help:"File with the account on Matomo's database, USER:PASSWORD@tcp(HOST:3306)/DATABASE. deploy/grants.sql says which rights it needs."`
 	TablesPrefix string `name:"tables-prefix" default:"matomo_" help:"Prefix of Matomo's tables."`
+	ReaderFile   string `name:"reader-dsn-file" placeholder:"FILE" help:"File with an account on the server of Matomo's [database_reader], to see how far it is behind. Default: the server of mysql.dsn-file is asked."`
 }
 
 // TLSSettings says where the certificate of the public listener comes from.
@@ -92,32 +103,36 @@ type TLSSettings struct {
 
 // ProxySettings says whom the public listener believes and what it bears.
 type ProxySettings struct {
-	Trusted        []Prefix      `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none."`
-	Expose         Choice        `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
-	MaxConnections int           `name:"max-connections" default:"16384" min:"16" max:"1000000" help:"Connections at the same time; the limit on open files lowers it further."`
-	MaxHeader      ByteSize      `name:"max-header" default:"32KiB" min:"4KiB" max:"1MiB" help:"Size of a request's head."`
-	MaxBody        ByteSize      `name:"max-body" default:"8MiB" min:"64KiB" max:"64MiB" help:"Size of the body of a tracking request, as PHP's post_max_size."`
-	BodyMemory     ByteSize      `name:"body-memory" default:"64MiB" min:"8MiB" max:"16GiB" help:"Memory for large bodies of all tracking requests together."`
-	HeaderTimeout  time.Duration `name:"header-timeout" default:"10s" min:"1s" max:"5m" help:"Time a client has for the TLS handshake and for a request's head."`
-	BodyTimeout    time.Duration `name:"body-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to send the body of a tracking request."`
-	WriteTimeout   time.Duration `name:"write-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to take the answer to a tracking request."`
-	IdleTimeout    time.Duration `name:"idle-timeout" default:"2m" min:"1s" max:"1h" help:"Time a connection may stay open without a request."`
-	ForwardTimeout time.Duration `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer."`
+	Trusted         []Prefix      `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none."`
+	MaskAddress     int           `name:"mask-address" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
+	CollapseRetries Choice        `name:"collapse-retries" oneof:"on,off" default:"on" help:"on stores a hit once that matomo.js sends a second time because it did not get the answer; what that means: docs/design.md, Retries of browsers."`
+	Expose          Choice        `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
+	MaxConnections  int           `name:"max-connections" default:"16384" min:"16" max:"1000000" help:"Connections at the same time; the limit on open files lowers it further."`
+	MaxHeader       ByteSize      `name:"max-header" default:"32KiB" min:"4KiB" max:"1MiB" help:"Size of a request's head."`
+	MaxBody         ByteSize      `name:"max-body" default:"8MiB" min:"64KiB" max:"64MiB" help:"Size of the body of a tracking request, as PHP's post_max_size."`
+	BodyMemory      ByteSize      `name:"body-memory" default:"64MiB" min:"8MiB" max:"16GiB" help:"Memory for large bodies of all tracking requests together."`
+	HeaderTimeout   time.Duration `name:"header-timeout" default:"10s" min:"1s" max:"5m" help:"Time a client has for the TLS handshake and for a request's head."`
+	BodyTimeout     time.Duration `name:"body-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to send the body of a tracking request."`
+	WriteTimeout    time.Duration `name:"write-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to take the answer to a tracking request."`
+	IdleTimeout     time.Duration `name:"idle-timeout" default:"2m" min:"1s" max:"1h" help:"Time a connection may stay open without a request."`
+	ForwardTimeout  time.Duration `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer."`
 }
 
 // QueueSettings bounds what the queue may use of the disk.
 type QueueSettings struct {
-	Reserve ByteSize `name:"reserve" default:"0" min:"64MiB" max:"1TiB" zero:"2 % of the disk, at least 512MiB" help:"Space that is left free on the disk: below it no hit is accepted any more. 0 is 2 % of the disk, at least 512MiB."`
-	MaxSize ByteSize `name:"max-size" default:"0" min:"256MiB" max:"1PiB" zero:"none" help:"Most that the queue may take of the disk; 0 is no limit but the reserve."`
+	Reserve       ByteSize      `name:"reserve" default:"0" min:"64MiB" max:"1TiB" zero:"2 % of the disk, at least 512MiB" help:"Space that is left free on the disk: below it no hit is accepted any more. 0 is 2 % of the disk, at least 512MiB."`
+	MaxSize       ByteSize      `name:"max-size" default:"0" min:"256MiB" max:"1PiB" zero:"none" help:"Most that the queue may take of the disk; 0 is no limit but the reserve."`
+	DeadRetention time.Duration `name:"dead-retention" default:"0" min:"1h" max:"87600h" zero:"until they are sent again" help:"How long buried hits are kept, such as 720h; then they are removed and counted. 0 is until they are sent again."`
 }
 
 // SinkSettings says how Matomo is fed.
 type SinkSettings struct {
 	Lanes          int           `name:"lanes" default:"4" min:"1" max:"64" help:"Requests to Matomo at the same time, at most."`
-	BatchHits      int           `name:"batch-hits" default:"200" min:"1" max:"2000" help:"Hits in one request to Matomo, at most."`
+	BatchHits      int           `name:"batch-hits" default:"400" min:"1" max:"2000" help:"Hits in one request to Matomo, at most."`
 	BatchBytes     ByteSize      `name:"batch-bytes" default:"512KiB" min:"16KiB" max:"16MiB" help:"Size of one request to Matomo, at most; below its post_max_size."`
 	OnUnknown      Choice        `name:"on-unknown" oneof:"resend,hold" default:"resend" help:"What to do with hits of which nobody can say whether Matomo has them: resend or hold."`
 	ForwardHeader  string        `name:"forward-header" default:"X-Forwarded-For" placeholder:"NAME" help:"Header that tells Matomo the visitor's address with hits that bring their own token, so that a wrong token locks out the visitor and not this edge. One of Matomo's proxy_client_headers[], with this edge in proxy_ips[]. Empty is none."`
+	HeaderGroups   []HeaderName  `name:"header-groups" placeholder:"NAME" help:"Headers of visitors' requests that plugins of Matomo read while tracking, at most 8. They are kept with a hit and sent with it; hits with different values travel in different requests."`
 	RequestTimeout time.Duration `name:"request-timeout" default:"60s" min:"5s" max:"1h" help:"Time Matomo has to answer; longer than PHP's own limit, or outcomes become unknown."`
 	ServerLimit    time.Duration `name:"server-limit" default:"30s" min:"1s" max:"1h" help:"How much longer than request-timeout a request may still run in PHP after the connection is gone. Hits of unknown outcome wait for both."`
 	ProbeInterval  time.Duration `name:"probe-interval" default:"5s" min:"500ms" max:"10m" help:"Time between two looks at whether Matomo can take hits."`
@@ -145,6 +160,9 @@ type Address string
 
 // A Host is a host name or an address, without a port.
 type Host string
+
+// A HeaderName is the name of a header that is kept with hits, in lower case.
+type HeaderName string
 
 // A Prefix is a range of addresses.
 type Prefix netip.Prefix

@@ -80,8 +80,8 @@ func TestDefaultsNeedOnlyMatomosAddress(t *testing.T) {
 func TestStableNamesExist(t *testing.T) {
 	names := load(t, []string{url}, nil).loader.Names()
 	for _, name := range strings.Fields(`edge.id listen listen-http admin.listen admin.token-file data-dir matomo.url matomo.token-file
-		mysql.dsn-file mysql.tables-prefix tls.mode tls.domains tls.acme-ca tls.acme-email tls.cert-file tls.key-file proxy.trusted
-		proxy.expose queue.reserve queue.max-size sink.lanes sink.batch-hits sink.on-unknown gate.skew log.format log.level shutdown.delay`) {
+		mysql.dsn-file mysql.tables-prefix mysql.reader-dsn-file tls.mode tls.domains tls.acme-ca tls.acme-email tls.cert-file tls.key-file proxy.trusted
+		proxy.expose queue.key-file queue.reserve queue.max-size sink.lanes sink.batch-hits sink.on-unknown gate.skew log.format log.level shutdown.delay`) {
 		if !slices.Contains(names, name) {
 			t.Errorf("setting %s is missing", name)
 		}
@@ -179,6 +179,9 @@ func TestValues(t *testing.T) {
 		{"fraction where a whole number is wanted is refused", "--sink.lanes=1.5", "want a whole number"},
 		{"single trusted address is good", "--proxy.trusted=10.1.2.3, 2001:db8::/32", ""},
 		{"range with bits behind its mask is refused", "--proxy.trusted=10.1.2.3/8", "want 10.0.0.0/8"},
+		{"mask of a whole address is good", "--proxy.mask-address=4", ""},
+		{"mask beyond an address is refused", "--proxy.mask-address=5", "want a whole number from 0 to 4"},
+		{"negative mask is refused", "--proxy.mask-address=-1", "want a whole number from 0 to 4"},
 		{"name instead of a range is refused", "--proxy.trusted=lb.example", "want addresses or ranges"},
 		{"listener off is good", "--listen=off --listen-http=:80", ""},
 		{"both listeners off are refused", "--listen=off", "want listen or listen-http"},
@@ -189,6 +192,24 @@ func TestValues(t *testing.T) {
 		{"ACME is refused while it is not built", "--tls.mode=acme", "is not built yet"},
 		{"two plain listeners are refused", "--tls.mode=off --listen-http=:80", "plain HTTP already"},
 		{"bad edge name is refused", "--edge.id=a/b", "want 1 to 63"},
+		{"cookie path is good", "--matomo.cookie-path=/matomo --matomo.cookie-domain=www.m.example", ""},
+		{"cookie path that could end a header is refused", "--matomo.cookie-path=/a;b", "want a path"},
+		{"cookie path without a slash is refused", "--matomo.cookie-path=a", "want a path"},
+		{"cookie domain with a port is refused", "--matomo.cookie-domain=m.example:80", "want a host name"},
+		{"third-party cookie in another word is refused", "--matomo.third-party-cookie=yes", "want off or on"},
+		{"headers of plugins are good", "--sink.header-groups=X-Foo, cf-ipcountry", ""},
+		{"header with an underscore is refused", "--sink.header-groups=X_Foo", "letters, digits and dashes"},
+		{"header with a space is refused", "--sink.header-groups=X-Foo: 1, a", "letters, digits and dashes"},
+		{"header with a secret is refused", "--sink.header-groups=Authorization", "may hold a secret"},
+		{"header with a token is refused", "--sink.header-groups=X-Api-Token", "may hold a secret"},
+		{"header with cookies is refused", "--sink.header-groups=Cookie", "may hold a secret"},
+		{"header of the connection is refused", "--sink.header-groups=transfer-encoding", "want a header of your own"},
+		{"header of the body is refused", "--sink.header-groups=Content-Length", "want a header of your own"},
+		{"header with an address is refused", "--sink.header-groups=CF-Connecting-IP", "want a header of your own"},
+		{"header of forwarding is refused", "--sink.header-groups=X-Forwarded-For", "want a header of your own"},
+		{"header that travels with the hit anyway is refused", "--sink.header-groups=Sec-CH-UA-Model", "want a header of your own"},
+		{"header that Sluice sets is refused", "--sink.header-groups=X-Visitor --sink.forward-header=x-visitor", "is sink.forward-header already"},
+		{"too many headers are refused", "--sink.header-groups=a,b,c,d,e,f,g,h,i", "want at most 8"},
 		{"prefix that could end a quotation is refused", "--mysql.tables-prefix=a`b", "letters, digits and underscores"},
 		{"empty prefix is good", "--mysql.tables-prefix=", ""},
 		{"missing file is refused", "--matomo.token-file=./no/such/file", "no such file"},
@@ -259,6 +280,64 @@ func TestSecretFiles(t *testing.T) {
 	}
 }
 
+func TestKeyFiles(t *testing.T) {
+	const hexKey = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF"
+	const base64Key = "+/8iM0RVZneImaq7zN3u/wARIjNEVWZ3iJmqu8zd7v8="
+	tests := []struct {
+		name, text string
+		mode       os.FileMode
+		keys       int
+		fault      string
+	}{
+		{"with one key is read", hexKey + "\n", 0o600, 1, ""},
+		{"with several keys is read, comments and blank lines apart", "# new\n  " + base64Key + "\r\n\n#old\n" + hexKey, 0o640, 2, ""},
+		{"that others can read is refused", hexKey, 0o644, 0, "others can use this file (mode 0644)"},
+		{"with half a key is refused", "# x\n" + hexKey[:32], 0o600, 0, "line 2: want 32 random bytes"},
+		{"with a longer key is refused", hexKey + "00", 0o600, 0, "line 1: want 32 random bytes"},
+		{"with one bad digit is refused", hexKey[:63] + "g", 0o600, 0, "line 1: want 32 random bytes"},
+		{"with 33 bytes in base64 is refused", strings.TrimSuffix(base64Key, "8=") + "///", 0o600, 0, "line 1: want 32 random bytes"},
+		{"with the same key twice is refused", hexKey + "\n" + strings.ToLower(hexKey), 0o600, 0, "line 2: the same key stands above"},
+		{"without a key is refused", "# none\n\n", 0o600, 0, "holds no key"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := load(t, []string{url, "--queue.key-file=" + write(t, "key", tt.text, tt.mode)}, nil)
+			if got := l.faults.Error(); !strings.Contains(got, tt.fault) || (tt.fault == "") != (got == "") {
+				t.Errorf("faults %q, want %q", got, tt.fault)
+			}
+			if strings.Contains(l.faults.Error(), hexKey[:20]) {
+				t.Errorf("a key is shown: %v", l.faults)
+			}
+			if len(l.secrets.QueueKeys) != tt.keys || len(l.warnings) > 0 {
+				t.Fatalf("%d keys, warnings %v, want %d keys", len(l.secrets.QueueKeys), l.warnings, tt.keys)
+			}
+			for i, key := range l.secrets.QueueKeys {
+				first := byte(0x00)
+				if i == 0 && tt.keys == 2 {
+					first = 0xfb
+				}
+				if raw := key.Reveal(); len(raw) != 32 || raw[0] != first || raw[31] != 0xff {
+					t.Errorf("key %d is %x", i, raw)
+				}
+			}
+		})
+	}
+}
+
+func TestAKeyInTheDirectoryThatItProtectsIsDoubtful(t *testing.T) {
+	path := write(t, "key", strings.Repeat("07", 32), 0o600)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(filepath.Dir(path), link); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]int{filepath.Dir(path): 1, filepath.Dir(filepath.Dir(path)): 1, link: 1, t.TempDir(): 0, "/no/such/dir": 0} {
+		l := load(t, []string{url, "--queue.key-file=" + path, "--data-dir=" + dir}, nil)
+		if len(l.faults) > 0 || len(l.warnings) != want {
+			t.Errorf("with the queue in %s: %v, %v", dir, l.faults, l.warnings)
+		}
+	}
+}
+
 func TestAForeignGroupOnASecretFileIsDoubtful(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give a file to a foreign group")
@@ -274,7 +353,10 @@ func TestAForeignGroupOnASecretFileIsDoubtful(t *testing.T) {
 }
 
 func TestASecretWrittenInPlaceOfItsFileIsNotShown(t *testing.T) {
-	for _, arg := range []string{"--matomo.token-file=0123456789abcdef", "--mysql.dsn-file=sluice:geheim@tcp(db/x:3306)/matomo"} {
+	for _, arg := range []string{
+		"--matomo.token-file=0123456789abcdef", "--mysql.dsn-file=sluice:geheim@tcp(db/x:3306)/matomo",
+		"--queue.key-file=+/0123456789abcdef0123456789abcdef012345678A=",
+	} {
 		got := load(t, []string{url, arg}, nil).faults.Error()
 		if !strings.Contains(got, "no such file") || strings.Contains(got, "0123456789abcdef") || strings.Contains(got, "geheim") {
 			t.Errorf("got %q", got)
@@ -307,12 +389,15 @@ func TestToolsWorkWhileOtherSettingsAreWrong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := parser.Parse([]string{"--config=" + file})
+	ctx, err := parser.Parse([]string{"--config=" + file, "--queue.key-file=/no/such/file"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, faults := loader.CheckClient(ctx, &grammar.Client); len(faults) > 0 {
 		t.Errorf("got %v", faults)
+	}
+	if keys, faults := loader.CheckKeys(ctx, &grammar.Client); len(keys) > 0 || len(faults) != 1 || faults[0].Setting != "queue.key-file" {
+		t.Errorf("got %d keys, %v", len(keys), faults)
 	}
 	if grammar.Admin.Listen != "127.0.0.1:9" {
 		t.Errorf("got %q", grammar.Admin.Listen)

@@ -82,6 +82,7 @@ func (l *Loader) decoders() []kong.Option {
 		l.mapper(reflect.TypeFor[URL](), decodeURL),
 		l.mapper(reflect.TypeFor[[]Prefix](), decodePrefixes),
 		l.mapper(reflect.TypeFor[[]Host](), decodeHosts),
+		l.mapper(reflect.TypeFor[[]HeaderName](), decodeHeaderNames),
 	}
 }
 
@@ -113,7 +114,12 @@ func decodeDuration(text string, tag *kong.Tag, target reflect.Value) error {
 	if err != nil {
 		return fmt.Errorf("want a number with a unit, such as 10s, from %s to %s", tag.Get("min"), tag.Get("max"))
 	}
-	if d < low || d > high {
+	zero := tag.Get("zero")
+	switch {
+	case d == 0 && zero != "":
+	case zero != "" && (d < low || d > high):
+		return fmt.Errorf("want 0 (%s), or %s to %s", zero, tag.Get("min"), tag.Get("max"))
+	case d < low || d > high:
 		return fmt.Errorf("want %s to %s", tag.Get("min"), tag.Get("max"))
 	}
 	target.SetInt(int64(d))

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -39,10 +41,69 @@ func (s Secret) GoString() string { return s.String() }
 // Reveal gives the secret itself.
 func (s Secret) Reveal() string { return string(s) }
 
-// readSecret reads the one line of a secret file. A file that others than its
-// owner and group may use is refused. The warning, if any, says what is doubtful:
-// a group that this process is not in may read the file, or the group may change it.
+// readSecret reads the one line of a secret file; see [readSecretFile].
 func readSecret(path string) (secret Secret, warning string, err error) {
+	text, warning, err := readSecretFile(path)
+	text = strings.TrimSpace(text)
+	switch {
+	case err != nil:
+		return "", "", err
+	case text == "":
+		return "", "", errors.New("is empty: want one line with the secret")
+	case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return "", "", errors.New("want one line with the secret and nothing else")
+	}
+	return Secret(text), warning, nil
+}
+
+// keyLen is the length of a key of the queue, in bytes.
+const keyLen = 32
+
+// wantKey is what a line of a key file must be.
+const wantKey = "want 32 random bytes as 64 hex digits or in base64, as from: openssl rand -hex 32"
+
+// readKeys reads the keys in a key file, a line each; see [readSecretFile]. Blank
+// lines and those that begin with # are skipped.
+func readKeys(path string) (keys []Secret, warning string, err error) {
+	text, warning, err := readSecretFile(path)
+	if err != nil {
+		return nil, "", err
+	}
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		key, ok := parseKey(line)
+		if !ok {
+			return nil, "", fmt.Errorf("line %d: %s", n, wantKey)
+		}
+		if slices.Contains(keys, key) {
+			return nil, "", fmt.Errorf("line %d: the same key stands above", n)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, "", errors.New("holds no key: " + wantKey)
+	}
+	return keys, warning, nil
+}
+
+// parseKey reads one key.
+func parseKey(text string) (Secret, bool) {
+	key, err := hex.DecodeString(text)
+	if err != nil || len(key) != keyLen {
+		key, err = base64.StdEncoding.Strict().DecodeString(text)
+	}
+	return Secret(key), err == nil && len(key) == keyLen
+}
+
+// readSecretFile reads a secret file. One that others than its owner and group may
+// use is refused. The warning, if any, says what is doubtful: a group that this
+// process is not in may read the file, or the group may change it. No error shows
+// anything of the content.
+func readSecretFile(path string) (text, warning string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", "", errors.New(reason(err))
@@ -63,16 +124,10 @@ func readSecret(path string) (secret Secret, warning string, err error) {
 	if err != nil {
 		return "", "", errors.New(reason(err))
 	}
-	text := strings.TrimSpace(string(data))
-	switch {
-	case len(data) > maxSecret:
+	if len(data) > maxSecret {
 		return "", "", fmt.Errorf("want at most %v", ByteSize(maxSecret))
-	case text == "":
-		return "", "", errors.New("is empty: want one line with the secret")
-	case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return "", "", errors.New("want one line with the secret and nothing else")
 	}
-	return Secret(text), modeWarning(mode, info), nil
+	return string(data), modeWarning(mode, info), nil
 }
 
 func modeWarning(mode fs.FileMode, info fs.FileInfo) string {

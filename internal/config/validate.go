@@ -23,13 +23,17 @@ var (
 	edgeID       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 	tablesPrefix = regexp.MustCompile(`^[A-Za-z0-9_]{0,32}$`)
 	cookieName   = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+	cookiePath   = regexp.MustCompile(`^(/[!-:<-~]{0,200})?$`)
 )
 
 // Secrets is what the secret files hold.
 type Secrets struct {
 	MatomoToken Secret
 	MySQLDSN    Secret
+	ReaderDSN   Secret
 	AdminToken  Secret
+	// QueueKeys are the bytes of the queue's keys, 32 each; the first encrypts.
+	QueueKeys []Secret
 }
 
 // Complete fills in the data directory that systemd gives, or else the default.
@@ -79,6 +83,8 @@ func (l *Loader) Check(ctx *kong.Context, s *Settings) (secrets Secrets, faults,
 	secrets.AdminToken = c.secret("admin.token-file", s.Admin.TokenFile)
 	secrets.MatomoToken = c.secret("matomo.token-file", s.Matomo.TokenFile)
 	secrets.MySQLDSN = c.secret("mysql.dsn-file", s.MySQL.DSNFile)
+	secrets.ReaderDSN = c.secret("mysql.reader-dsn-file", s.MySQL.ReaderFile)
+	secrets.QueueKeys = c.keys(&s.Client)
 	l.faults = append(l.faults, c.faults...)
 	return secrets, l.Faults(), c.warnings
 }
@@ -94,6 +100,15 @@ func (l *Loader) CheckClient(ctx *kong.Context, s *Client) (Secret, Faults) {
 	token := c.secret("admin.token-file", s.Admin.TokenFile)
 	l.faults = append(l.faults, c.faults...)
 	return token, l.Faults()
+}
+
+// CheckKeys reads the keys of the queue for a tool that reads the queue itself. They
+// are no part of [Loader.CheckClient]: who may ask the running Sluice need not be able
+// to read them.
+func (l *Loader) CheckKeys(ctx *kong.Context, s *Client) ([]Secret, Faults) {
+	c := l.checker(ctx)
+	keys := c.keys(s)
+	return keys, c.faults
 }
 
 func (l *Loader) checker(ctx *kong.Context) *checker {
@@ -135,6 +150,20 @@ func (c *checker) names(s *Settings) {
 	}
 	if !cookieName.MatchString(s.Matomo.CookieVisitor) {
 		c.fault("matomo.cookie-visitor", s.Matomo.CookieVisitor, "want a cookie's name")
+	}
+	if !cookiePath.MatchString(s.Matomo.CookiePath) {
+		c.fault("matomo.cookie-path", s.Matomo.CookiePath, "want a path that begins with /")
+	}
+	if s.Matomo.CookieDomain != "" && !validHost(s.Matomo.CookieDomain) {
+		c.fault("matomo.cookie-domain", s.Matomo.CookieDomain, "want a host name")
+	}
+	for _, h := range s.Sink.HeaderGroups {
+		if strings.EqualFold(string(h), s.Sink.ForwardHeader) {
+			c.fault("sink.header-groups", string(h), "is sink.forward-header already: want another header")
+		}
+	}
+	if len(s.Sink.HeaderGroups) > maxHeaderGroups {
+		c.fault("sink.header-groups", settingText(reflect.ValueOf(s.Sink.HeaderGroups)), fmt.Sprintf("want at most %d headers", maxHeaderGroups))
 	}
 }
 
@@ -191,24 +220,60 @@ func (c *checker) warn(s *Settings) {
 	}
 }
 
-// secret reads the file of one setting. The value is shown only when it looks like
-// a path: somebody may have written the secret itself there.
+// secret reads the file of one setting.
 func (c *checker) secret(setting, path string) Secret {
 	if path == "" {
 		return ""
 	}
+	secret, warning, err := readSecret(path)
+	c.judge(setting, path, warning, err)
+	return secret
+}
+
+// keys reads the queue's keys.
+func (c *checker) keys(s *Client) []Secret {
+	const setting = "queue.key-file"
+	path := s.QueueKeyFile
+	if path == "" {
+		return nil
+	}
+	keys, warning, err := readKeys(path)
+	c.judge(setting, path, warning, err)
+	if err == nil && within(path, s.DataDir) {
+		c.doubt(setting, path, "lies in the directory that it protects: whoever takes the one has the other")
+	}
+	return keys
+}
+
+// judge reports what is wrong with a secret file. The value is shown only when it
+// looks like a path: somebody may have written the secret itself there.
+func (c *checker) judge(setting, path, warning string, err error) {
 	shown := path
-	if !strings.ContainsRune(path, filepath.Separator) || strings.ContainsAny(path, "@()") {
+	if !strings.ContainsRune(path, filepath.Separator) || strings.ContainsAny(path, "@()=") {
 		shown = ""
 	}
-	secret, warning, err := readSecret(path)
 	if err != nil {
 		c.fault(setting, shown, err.Error())
 	}
 	if warning != "" {
 		c.doubt(setting, shown, warning)
 	}
-	return secret
+}
+
+// within reports whether a file that is there lies in a directory.
+func within(path, dir string) bool {
+	found := func(p string) string {
+		p, err := filepath.Abs(p)
+		if err == nil {
+			p, err = filepath.EvalSymlinks(p)
+		}
+		if err != nil {
+			return ""
+		}
+		return p
+	}
+	rel, err := filepath.Rel(found(dir), found(path))
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // IsLoopback reports whether only this machine can reach a listener.
@@ -240,6 +305,12 @@ func settingText(v reflect.Value) string {
 		parts := make([]string, len(value))
 		for i, p := range value {
 			parts[i] = netip.Prefix(p).String()
+		}
+		return strings.Join(parts, ",")
+	case []HeaderName:
+		parts := make([]string, len(value))
+		for i, h := range value {
+			parts[i] = string(h)
 		}
 		return strings.Join(parts, ",")
 	case []Host:

@@ -49,7 +49,8 @@ func appendEnvironment(b []byte, e *Environment) []byte {
 	b = appendString(b, e.AcceptLanguage)
 	b = appendString(b, e.Referer)
 	b = appendString(b, e.ClientHints)
-	return appendString(b, e.VisitorCookie)
+	b = appendString(b, e.VisitorCookie)
+	return appendString(b, e.Headers)
 }
 
 func appendHit(b []byte, h *Hit) []byte {
@@ -162,6 +163,7 @@ func (d *decoder) environment(e *Environment) {
 	e.Referer = string(d.bytes())
 	e.ClientHints = string(d.bytes())
 	e.VisitorCookie = string(d.bytes())
+	e.Headers = string(d.bytes())
 }
 
 func (d *decoder) hit(h *Hit) {

@@ -32,7 +32,7 @@ func randomText(r *rand.Rand) string {
 func randomEnvironment(r *rand.Rand) Environment {
 	return Environment{
 		ClientIP: randomText(r), UserAgent: randomText(r), AcceptLanguage: randomText(r), Referer: randomText(r),
-		ClientHints: randomText(r), VisitorCookie: randomText(r), DoNotTrack: r.IntN(2) == 0, DataSaver: r.IntN(2) == 0,
+		ClientHints: randomText(r), VisitorCookie: randomText(r), Headers: randomText(r), DoNotTrack: r.IntN(2) == 0, DataSaver: r.IntN(2) == 0,
 	}
 }
 
@@ -129,7 +129,7 @@ func fixturesV1() []fixture {
 		ReceivedAt: 1_790_000_000_123_456_789,
 		Environment: Environment{
 			ClientIP: "2001:db8::7", UserAgent: "Mozilla/5.0 (ä)", AcceptLanguage: "de-DE,de;q=0.8", Referer: "https://example.org/?a=b",
-			ClientHints: `{"HTTP_SEC_CH_UA":"\"Chromium\";v=\"130\""}`, VisitorCookie: "0123456789abcdef.1790000000.", DoNotTrack: true, DataSaver: true,
+			ClientHints: `{"HTTP_SEC_CH_UA":"\"Chromium\";v=\"130\""}`, VisitorCookie: "0123456789abcdef", Headers: "x-foo: 1\n", DoNotTrack: true, DataSaver: true,
 		},
 		Hits: []Hit{
 			{Params: []byte("idsite=1&rec=1&url=https%3A%2F%2Fexample.org%2F%ff"), Site: 1, At: 1_790_000_000},

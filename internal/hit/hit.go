@@ -81,7 +81,8 @@ const (
 	// token, and our client address and time overrule whatever it says.
 	Ours Rights = iota
 	// Theirs is a hit that used a privileged parameter and brought a token: it
-	// travels with that token and never with ours.
+	// travels with that token and never with ours. It has none where Matomo is
+	// known to ask for none.
 	Theirs
 )
 
@@ -117,8 +118,13 @@ type Environment struct {
 	// ClientHints is the Sec-CH-UA headers as the JSON object that Matomo's
 	// uadata parameter takes, {"HTTP_SEC_CH_UA":"…"}, or empty.
 	ClientHints string
-	// VisitorCookie is the raw value of the third-party cookie _pk_uid, or empty.
+	// VisitorCookie is the visitor's id that the third-party cookie brought, 16
+	// bytes, or empty. It is read in third-party cookie mode only.
 	VisitorCookie string
+	// Headers are the further headers that Matomo's plugins need, in a canonical
+	// form: one line "name: value\n" for each that was there, names in lower case
+	// and in order. Equal sets of headers have equal texts.
+	Headers string
 	// DoNotTrack: the request said DNT: 1 or X-Do-Not-Track: 1.
 	DoNotTrack bool
 	// DataSaver: the Via header named chrome-compression-proxy, which exempts

@@ -52,6 +52,45 @@ func Skip(places ...int) Answer {
 	return Answer{"skip", func(x *Exchange) { x.Verdict(x.Commit(places...)) }}
 }
 
+// SkipHalf is Skip for hits whose action was inserted before the wait for the lock on
+// their visit's row ran out. With [Rows] that action stays.
+func SkipHalf(places ...int) Answer {
+	return Answer{"skip half", func(x *Exchange) { x.Verdict(x.commit(nil, places, nil)) }}
+}
+
+// SkipUnheard is Skip and SkipHalf, and the answer is lost.
+func SkipUnheard(skip, half []int) Answer {
+	return Answer{"skip unheard", func(x *Exchange) {
+		x.commit(skip, half, nil)
+		x.Reset()
+	}}
+}
+
+// HangOpen writes, and resets the connection before the commit, or rollback, which
+// follows when release is closed: with [Rows] a transaction is open until then.
+func HangOpen(release <-chan struct{}, f Fate) Answer {
+	return Answer{"hang open", func(x *Exchange) {
+		written, ended := make(chan struct{}), make(chan struct{})
+		go func() { // ends with release, or with the fake
+			defer close(ended)
+			x.commit(nil, nil, func() bool {
+				close(written)
+				select {
+				case <-release:
+					return f == Committed
+				case <-x.m.closed:
+					return false
+				}
+			})
+		}()
+		select {
+		case <-written:
+		case <-ended:
+		}
+		x.Reset()
+	}}
+}
+
 // ErrorText says 200 with a text that begins with "Error:".
 func ErrorText(f Fate) Answer {
 	return Answer{"error text", func(x *Exchange) {

@@ -49,10 +49,22 @@ func (x *Exchange) Commit(skip ...int) (tracked int, invalid []int) {
 		x.m.commitMarks(x.Hits-len(skip), marks)
 		return x.Hits - len(skip), []int{}
 	}
-	hits := make([]*Hit, 0, len(x.hits))
+	return x.commit(skip, nil, nil)
+}
+
+// commit records the hits but for the skipped ones, and of those in half the action
+// alone, if there are [Rows]. Between writing and committing them it calls hold,
+// which says whether to commit.
+func (x *Exchange) commit(skip, half []int, hold func() bool) (tracked int, invalid []int) {
+	hits, rows := make([]*Hit, 0, len(x.hits)), make([]*Hit, 0, len(x.hits))
+	halves := map[*Hit]bool{}
 	invalid = []int{}
 	for i, h := range x.hits {
 		switch {
+		case slices.Contains(half, i):
+			halves[h] = true
+			rows = append(rows, h)
+			continue
 		case slices.Contains(skip, i):
 			continue
 		case h.Outcome == Invalid:
@@ -60,9 +72,20 @@ func (x *Exchange) Commit(skip ...int) (tracked int, invalid []int) {
 		default:
 			tracked++
 		}
-		hits = append(hits, h)
+		hits, rows = append(hits, h), append(rows, h)
 	}
-	x.m.commit(hits)
+	committed := true
+	if x.m.cfg.Rows != nil {
+		x.m.cfg.Rows.record(rows, halves, func() bool {
+			committed = hold == nil || hold()
+			return committed
+		})
+	} else if hold != nil {
+		committed = hold()
+	}
+	if committed {
+		x.m.commit(hits)
+	}
 	return tracked, invalid
 }
 
@@ -177,7 +200,6 @@ func (x *Exchange) allTrusted() bool {
 // process records the hits up to the first that kills the request.
 func (x *Exchange) process() {
 	tracked := 0
-	invalid := []int{}
 	for i, h := range x.hits {
 		kind := x.poisons[i]
 		if h.Outcome == Recorded {
@@ -189,15 +211,17 @@ func (x *Exchange) process() {
 			}
 		}
 		if kind == harmless {
-			if h.Outcome == Invalid {
-				invalid = append(invalid, i)
-			} else {
+			if h.Outcome != Invalid {
 				tracked++
 			}
 			continue
 		}
 		if x.m.cfg.NoTransactions {
-			x.m.commit(x.hits[:i])
+			rest := make([]int, len(x.hits)-i)
+			for j := range rest {
+				rest[j] = i + j
+			}
+			x.commit(rest, nil, nil)
 		}
 		if kind == fatal {
 			x.Send(http.StatusInternalServerError, htmlType, "")
@@ -208,12 +232,7 @@ func (x *Exchange) process() {
 		x.Error(tracked, []int{})
 		return
 	}
-	if x.counted {
-		tracked, invalid = x.Commit()
-	} else {
-		x.m.commit(x.hits)
-	}
-	x.Verdict(tracked, invalid)
+	x.Verdict(x.Commit())
 }
 
 func (x *Exchange) blocked() bool { return x.state.blocked && x.Token != "" }

@@ -40,6 +40,7 @@ type judge struct {
 	bulkToken string
 	form      Params // of a form body: where secure-only tokens count
 	peer      string // client address as PHP has it
+	failed    bool   // a token was looked up in vain
 	orders    map[string]bool
 }
 
@@ -98,6 +99,9 @@ func (j *judge) hit(index int, raw string, p Params) (*Hit, poison) {
 
 // trusted says whether token is good for site.
 func (j *judge) trusted(token string, site int64) bool {
+	if j.m.cfg.NoAuth {
+		return true
+	}
 	rights, ok := j.m.rights(token)
 	if !ok || j.state.blocked && rights.Super {
 		return false
@@ -112,21 +116,30 @@ func (j *judge) trusted(token string, site int64) bool {
 func (j *judge) place(h *Hit) bool {
 	p := h.Params
 	for _, name := range []string{"country", "region", "city", "lat", "long"} {
-		if !isEmpty(p.String(name)) && !h.Trusted {
+		if !isEmpty(p.String(name)) && !j.authenticated(h) {
 			return false
 		}
 	}
 	if at, given := customTime(p, j.now); given {
-		if j.now.Sub(at) >= privilegedAge && !h.Trusted {
+		if j.now.Sub(at) >= privilegedAge && !j.authenticated(h) {
 			return false
 		}
 		h.Time = at.Unix()
 	}
 	if ip := p.String("cip"); !isEmpty(ip) {
 		h.IP = ip
-		return h.Trusted
+		return j.authenticated(h)
 	}
 	return true
+}
+
+// authenticated looks a hit's token up, which Matomo does only when a parameter
+// needs it.
+func (j *judge) authenticated(h *Hit) bool {
+	if !h.Trusted && !isEmpty(h.Token) {
+		j.failed = true
+	}
+	return h.Trusted
 }
 
 // customTime resolves cdt and cdo; given=false when they are absent, unreadable,

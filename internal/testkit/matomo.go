@@ -44,6 +44,10 @@ type MatomoConfig struct {
 	DoNotTrack bool
 	// RequireAuth is bulk_requests_require_authentication=1.
 	RequireAuth bool
+	// NoAuth is tracking_requests_require_authentication=0: everybody may do everything.
+	NoAuth bool
+	// Rows also keep what is committed in a real database; nil = they do not.
+	Rows *Rows
 	// InfoPage is the HTML for requests without parameters; nil = a short one.
 	InfoPage []byte
 	// Fallback answers all paths that are neither tracker nor Reporting API; nil =
@@ -65,6 +69,8 @@ type Token struct {
 	Super      bool
 	SecureOnly bool    // valid in a form body only, if it is a superuser's
 	Sites      []int64 // sites with write or admin access
+	WriteOnly  bool    // write access to Sites, not admin
+	View       []int64 // sites with view access
 }
 
 // Database says how the fake's database does.
@@ -98,7 +104,8 @@ type Matomo struct {
 	state   state
 	script  script
 	records records
-	changed chan struct{} // closed and replaced at every change of records
+	logins  map[string][]time.Time // wrong tokens, by the address that they were booked on
+	changed chan struct{}          // closed and replaced at every change of records
 	done    bool
 }
 
@@ -112,6 +119,7 @@ type state struct {
 	perRequest time.Duration
 	perHit     time.Duration
 	bodyLimit  int64
+	version    string // of the code, as the Reporting API says
 	tokens     map[string]Token
 }
 
@@ -144,7 +152,8 @@ func NewMatomo(cfg MatomoConfig) *Matomo {
 		sites:   make(map[int64]Site),
 		closed:  make(chan struct{}),
 		changed: make(chan struct{}),
-		state:   state{tokens: make(map[string]Token)},
+		state:   state{version: Version, tokens: make(map[string]Token)},
+		logins:  make(map[string][]time.Time),
 		records: newRecords(),
 	}
 	for _, s := range cfg.Sites {
@@ -185,12 +194,17 @@ func (m *Matomo) SetRecording(on bool) { m.change(func(s *state) { s.paused = !o
 // image, also to a bulk.
 func (m *Matomo) SetQueuedTracking(on bool) { m.change(func(s *state) { s.queued = on }) }
 
-// SetBlocked(true) locks the client out after too many failed logins: every bulk
-// with a token gets 500.
+// SetBlocked(true) locks every client out as if after too many failed logins: every
+// bulk with a token gets 500. Wrong tokens do the same to the one address that they
+// are booked on, see [Matomo.Failures].
 func (m *Matomo) SetBlocked(on bool) { m.change(func(s *state) { s.blocked = on }) }
 
 // SetDatabase takes the database away or gives it back.
 func (m *Matomo) SetDatabase(d Database) { m.change(func(s *state) { s.database = d }) }
+
+// SetVersion sets what the Reporting API says is the code's version; "" lets it answer
+// 503, as Matomo's pages do while its database waits to be upgraded.
+func (m *Matomo) SetVersion(version string) { m.change(func(s *state) { s.version = version }) }
 
 // SetClock shifts Matomo's clock by d: its Date header, and what it calls the
 // future.

@@ -33,6 +33,8 @@ CREATE TABLE `{prefix}log_visit` (
   visit_last_action_time DATETIME NOT NULL,
   visit_total_time INT UNSIGNED NOT NULL DEFAULT 0,
   visit_total_actions INT UNSIGNED NULL,
+  visit_total_interactions MEDIUMINT UNSIGNED NULL DEFAULT 0,
+  visit_total_events INT UNSIGNED NULL,
   INDEX index_idsite_config_datetime (idsite, config_id, visit_last_action_time),
   INDEX index_idsite_datetime (idsite, visit_last_action_time),
   INDEX index_idsite_idvisitor_time (idsite, idvisitor, visit_last_action_time DESC)
@@ -51,6 +53,7 @@ CREATE TABLE `{prefix}log_link_visit_action` (
   idaction_event_category INT UNSIGNED NULL,
   idaction_event_action INT UNSIGNED NULL,
   idaction_content_name INT UNSIGNED NULL,
+  idaction_content_piece INT UNSIGNED NULL,
   custom_float DOUBLE NULL,
   INDEX index_idvisit (idvisit),
   INDEX index_idsite_servertime (idsite, server_time)

@@ -6,13 +6,15 @@ import (
 	"strconv"
 )
 
-// Version is what the fake says it is.
+// Version is what the fake says it is, unless SetVersion says otherwise.
 const Version = "5.0.2"
 
 // report answers the few methods of the Reporting API that an edge asks for.
 func (m *Matomo) report(w http.ResponseWriter, r *http.Request) {
 	st := m.snapshot()
 	w.Header().Set("Date", m.now(&st).UTC().Format(http.TimeFormat))
+	peer := m.peerAddress(r)
+	st.blocked = st.blocked || m.lockedOut(peer, m.now(&st))
 	rights, known := m.rights(r.FormValue("token_auth"))
 	refuse := func(text string) {
 		sendJSON(w, http.StatusUnauthorized, map[string]string{"result": "error", "message": text})
@@ -22,6 +24,7 @@ func (m *Matomo) report(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "error", http.StatusInternalServerError)
 		return
 	case !known && r.FormValue("token_auth") != "":
+		m.bookFailure(peer, m.now(&st))
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.WriteHeader(http.StatusUnauthorized)
 		_, _ = w.Write([]byte("<!DOCTYPE html>\n<html><head><title>Error</title></head><body>unknown token</body></html>\n")) // as above
@@ -33,7 +36,13 @@ func (m *Matomo) report(w http.ResponseWriter, r *http.Request) {
 	allowed := rights.Super || slices.Contains(rights.Sites, site)
 	switch method := r.FormValue("method"); {
 	case method == "API.getMatomoVersion" && known:
-		sendJSON(w, http.StatusOK, map[string]string{"value": Version})
+		if st.version == "" {
+			http.Error(w, "database upgrade required", http.StatusServiceUnavailable)
+			return
+		}
+		sendJSON(w, http.StatusOK, map[string]string{"value": st.version})
+	case method == "API.getIpFromHeader" && known:
+		sendJSON(w, http.StatusOK, map[string]string{"value": peer})
 	case method == "SitesManager.getAllSitesId" && rights.Super:
 		ids := make([]int64, 0, len(m.cfg.Sites))
 		for _, s := range m.cfg.Sites {
@@ -41,13 +50,24 @@ func (m *Matomo) report(w http.ResponseWriter, r *http.Request) {
 		}
 		sendJSON(w, http.StatusOK, ids)
 	case method == "SitesManager.getSitesIdWithAdminAccess" && known:
-		ids := append([]int64{}, rights.Sites...)
+		ids := []int64{}
+		if !rights.WriteOnly {
+			ids = append(ids, rights.Sites...)
+		}
 		for _, s := range m.cfg.Sites {
 			if rights.Super {
 				ids = append(ids, s.ID)
 			}
 		}
 		sendJSON(w, http.StatusOK, ids)
+	case method == "SitesManager.getSitesIdWithWriteAccess" && known:
+		ids := []int64{}
+		if rights.WriteOnly {
+			ids = append(ids, rights.Sites...)
+		}
+		sendJSON(w, http.StatusOK, ids)
+	case method == "SitesManager.getSitesIdWithViewAccess" && known:
+		sendJSON(w, http.StatusOK, append([]int64{}, rights.View...))
 	case method == "SitesManager.getSiteFromId" && m.sites[site].ID == 0 && rights.Super:
 		sendJSON(w, http.StatusOK, map[string]string{"result": "error", "message": "no such website"})
 	case method == "SitesManager.getSiteFromId" && allowed:

@@ -106,6 +106,7 @@ func (x *Exchange) read(body []byte) {
 			return
 		}
 	}
+	x.state.blocked = x.state.blocked || x.m.lockedOut(x.m.peerAddress(x.r), x.now)
 	j := &judge{
 		m: x.m, state: &x.state, now: x.now, request: x.Request, form: post,
 		peer: x.m.peerAddress(x.r), orders: make(map[string]bool),
@@ -115,9 +116,11 @@ func (x *Exchange) read(body []byte) {
 		b := decodeBulk(body)
 		list, x.Dropped, x.silent = b.hits, b.dropped, b.silent
 		j.bulkToken = b.token
-		x.Token = b.token
+		// A token of the URL or the form is the bulk's before that of the JSON, and no
+		// hit's.
+		x.Token = x.params.String("token_auth")
 		if x.Token == "" {
-			x.Token = x.params.String("token_auth")
+			x.Token = b.token
 		}
 	} else if len(x.params) > 0 {
 		list = []bulkHit{{x.r.URL.RawQuery, x.params}}
@@ -135,6 +138,9 @@ func (x *Exchange) read(body []byte) {
 		}
 	}
 	x.super = x.m.superuser(x.Token, post)
+	if j.failed && !x.state.blocked && x.state.database != DatabaseDown {
+		x.m.bookFailure(j.peer, x.now)
+	}
 }
 
 // superuser says whether a bulk's token is a superuser's and accepted from where

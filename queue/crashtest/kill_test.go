@@ -15,6 +15,15 @@ func busyJob(dir string, rng *rand.Rand, base uint64) job {
 	}
 }
 
+// noKeys and changingKeys give the keys of a life.
+func noKeys(int) []byte { return nil }
+
+// changingKeys encrypts every life with another key; all of them decrypt.
+func changingKeys(life int) []byte {
+	first := byte(life % 3)
+	return []byte{1 + first, 1 + (first+1)%3, 1 + (first+2)%3}
+}
+
 // lifeBase gives the numbers of a life's request sets room of their own.
 func lifeBase(life int) uint64 { return uint64(life+1) << 24 }
 
@@ -28,24 +37,38 @@ func killAfter(p *process, n int, more time.Duration) {
 }
 
 // Promise 1, "Durable before the answer", against kill -9: while hits are
-// appended, leased, journalled, settled and buried, and shelves change.
+// appended, leased, journalled, settled and buried, and shelves and keys change.
 func TestKilledWorkerLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
-	rng, _ := newRand(t)
-	dir := t.TempDir()
-	l := newLedger()
-	for life := range rounds(20, 100) {
-		p := start(t, l, busyJob(dir, rng, lifeBase(life)), nil)
-		killAfter(p, 1+rng.IntN(150), time.Duration(rng.IntN(8000))*time.Microsecond)
-		census := job{Dir: dir, Reserve: 1, ShelfBytes: 96 << 10, Abandon: rng.IntN(3) == 0}
-		check(t, l, census, "after kill "+string(rune('a'+life%26)))
-		if t.Failed() {
-			t.Fatalf("life %d; the worker said: %s", life, p.err)
-		}
-	}
-	t.Logf("%d sets acknowledged, settled for good %v", l.acked, l.outcomes)
-	if l.outcomes['v'] == 0 || l.outcomes['d'] == 0 || l.outcomes['i'] == 0 {
-		t.Errorf("the test is blind: outcomes %v", l.outcomes)
+	for _, tt := range []struct {
+		name  string
+		keys  func(life int) []byte
+		lives int
+	}{
+		{"in clear", noKeys, rounds(20, 100)},
+		{"encrypted", changingKeys, rounds(12, 100)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			rng, _ := newRand(t)
+			dir := t.TempDir()
+			l := newLedger()
+			for life := range tt.lives {
+				j := busyJob(dir, rng, lifeBase(life))
+				j.Keys = tt.keys(life)
+				p := start(t, l, j, nil)
+				killAfter(p, 1+rng.IntN(150), time.Duration(rng.IntN(8000))*time.Microsecond)
+				census := job{Dir: dir, Reserve: 1, ShelfBytes: 96 << 10, Keys: j.Keys, Abandon: rng.IntN(3) == 0}
+				check(t, l, census, "after kill "+string(rune('a'+life%26)))
+				if t.Failed() {
+					t.Fatalf("life %d; the worker said: %s", life, p.err)
+				}
+			}
+			t.Logf("%d sets acknowledged, settled for good %v", l.acked, l.outcomes)
+			if l.outcomes['v'] == 0 || l.outcomes['d'] == 0 || l.outcomes['i'] == 0 {
+				t.Errorf("the test is blind: outcomes %v", l.outcomes)
+			}
+		})
 	}
 }
 

@@ -26,9 +26,19 @@ func powerCut(t *testing.T, p *process, m *mountPoint, f filesystem, image strin
 // written. The image goes on from round to round, so that damage would add up
 // and the recovery of a recovery is tested.
 func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
-	for _, f := range []filesystem{ext4, xfs} {
-		t.Run(f.kind, func(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		f      filesystem
+		keys   func(round int) []byte
+		rounds int
+	}{
+		{"ext4", ext4, noKeys, rounds(15, 200)},
+		{"xfs", xfs, noKeys, rounds(15, 200)},
+		{"ext4, encrypted", ext4, changingKeys, rounds(8, 100)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			f := tt.f
 			needRoot(t, f.mkfs[0])
 			rng, _ := newRand(t)
 			dir := scratch(t)
@@ -37,16 +47,16 @@ func TestPowerLossLosesNothingAcknowledged(t *testing.T) {
 			m := newMountPoint(t, filepath.Join(dir, "mnt"))
 			m.mustMount(f, image)
 			l := newLedger()
-			for round := range rounds(15, 200) {
+			for round := range tt.rounds {
 				j := busyJob(m.store(), rng, lifeBase(round))
-				j.ShelfBytes = 512 << 10
+				j.ShelfBytes, j.Keys = 512<<10, tt.keys(round)
 				p := start(t, l, j, nil)
 				p.mustAwait("acknowledgements", func() bool { return p.acks >= 1 })
 				<-time.After(time.Duration(rng.IntN(120_000)) * time.Microsecond)
 				powerCut(t, p, m, f, image)
 				// Half of the time the census itself is ended by the next power cut.
-				census := job{Dir: m.store(), Reserve: 1, ShelfBytes: j.ShelfBytes, Abandon: rng.IntN(2) == 0}
-				check(t, l, census, fmt.Sprintf("%s round %d", f.kind, round))
+				census := job{Dir: m.store(), Reserve: 1, ShelfBytes: j.ShelfBytes, Keys: j.Keys, Abandon: rng.IntN(2) == 0}
+				check(t, l, census, fmt.Sprintf("%s round %d", tt.name, round))
 				if t.Failed() {
 					t.Fatalf("the worker said: %s", p.err)
 				}

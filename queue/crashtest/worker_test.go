@@ -2,6 +2,7 @@ package crashtest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -31,6 +32,8 @@ type job struct {
 
 	Reserve    int64
 	ShelfBytes int64
+	// Keys are the names of the keys, 1 and up; the first encrypts. None: in clear.
+	Keys []byte
 	// Files is the limit of open files, set before the queue is opened. 0 leaves
 	// it.
 	Files uint64
@@ -170,8 +173,16 @@ func (j *job) open() (*queue.Queue, error) {
 			return nil, err
 		}
 	}
+	raw := make([][]byte, len(j.Keys))
+	for i, name := range j.Keys {
+		raw[i] = bytes.Repeat([]byte{name}, queue.KeyLen)
+	}
+	keys, err := queue.NewKeys(raw...)
+	if err != nil {
+		return nil, err
+	}
 	return queue.Open(queue.Options{
-		Dir: j.Dir, Reserve: j.Reserve, ShelfBytes: j.ShelfBytes, Metrics: metrics.NewSet(),
+		Dir: j.Dir, Reserve: j.Reserve, ShelfBytes: j.ShelfBytes, Keys: keys, Metrics: metrics.NewSet(),
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	})
 }
@@ -398,7 +409,7 @@ func (w *worker) journal(hits []hit.Pending) (uint64, error) {
 	}
 	token := w.token.Add(1)
 	w.say("j %d %s", token, list.String())
-	batch, err := w.q.Journal(ids)
+	batch, err := w.q.Journal(ids, nil)
 	if err != nil {
 		return 0, fmt.Errorf("journal: %w", err)
 	}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"sluice/sink"
+)
+
+// pauseFile keeps an operator's pause in the data directory, so that a restart at
+// night does not end it. While there is none the file is not there.
+const pauseFile = "pause.json"
+
+// keptPause reads the pause that an earlier process was in, nil when there is none.
+// A file that cannot be read costs the pause, and never the start.
+func keptPause(dir string, log *slog.Logger) *sink.Pause {
+	text, err := os.ReadFile(filepath.Join(dir, pauseFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var p sink.Pause
+	if err == nil {
+		err = json.Unmarshal(text, &p)
+	}
+	if err != nil {
+		log.Warn("the kept pause cannot be read, so feeding is not paused", "file", filepath.Join(dir, pauseFile), "err", err)
+		return nil
+	}
+	return &p
+}
+
+// keepPause gives what stores a pause durably, and with nil that there is none.
+func keepPause(dir string) func(*sink.Pause) error {
+	path := filepath.Join(dir, pauseFile)
+	return func(p *sink.Pause) error {
+		if p == nil {
+			if err := os.Remove(path); err != nil {
+				if errors.Is(err, os.ErrNotExist) {
+					return nil
+				}
+				return fmt.Errorf("remove the pause: %w", err)
+			}
+			return syncDir(dir)
+		}
+		text, err := json.Marshal(p)
+		if err != nil {
+			return err
+		}
+		if err := writeSynced(path+".new", append(text, '\n')); err != nil {
+			return fmt.Errorf("keep the pause: %w", err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return fmt.Errorf("keep the pause: %w", err)
+		}
+		return syncDir(dir)
+	}
+}
+
+func writeSynced(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
