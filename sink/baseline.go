@@ -138,13 +138,13 @@ func (a *air) enter(owner any, items []*item) []*item {
 	hits := expectAll(items)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	barred := map[int64]bool{}
+	barred := map[*lane]bool{}
 	out := items[:0:0]
 	for i, it := range items {
 		key := hits[i].airKey()
 		c := a.held[key]
-		if c != nil && c.owner != owner || barred[it.Site] {
-			barred[it.Site] = true
+		if c != nil && c.owner != owner || barred[it.lot] {
+			barred[it.lot] = true
 			continue
 		}
 		out = append(out, it)

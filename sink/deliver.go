@@ -81,11 +81,8 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 				s.skipped(ctx, f, batch, part, v)
 				return
 			}
-			if f.err = s.settle(batch, nil); f.err != nil {
-				return
-			}
 			f.shrink = f.shrink || !v.pinned
-			if !s.blameHits(ctx, v) {
+			if !s.divisible(ctx, f, batch, part, v) {
 				return
 			}
 			switch {
@@ -132,7 +129,7 @@ func (s *Sink) try(ctx context.Context, f *flight, todo []*item) {
 				s.skipped(ctx, f, batch, []*item{it}, v)
 				return false
 			}
-			if f.err = s.settle(batch, nil); f.err != nil || !s.blameHits(ctx, v) {
+			if !s.divisible(ctx, f, batch, []*item{it}, v) {
 				return false
 			}
 			if proven && s.mayBury(ctx) {
@@ -328,6 +325,17 @@ func (s *Sink) skipped(ctx context.Context, f *flight, batch uint64, part []*ite
 // airPatience is how long a flight waits of which no hit may be sent, since others
 // that could be mistaken for them are in flight or in doubt.
 const airPatience = 250 * time.Millisecond
+
+// divisible reports whether a failed batch is to be divided: the hits may be to blame,
+// and none of them is recorded. Otherwise the flight ends here.
+func (s *Sink) divisible(ctx context.Context, f *flight, batch uint64, part []*item, v verdict) bool {
+	blame := s.blameHits(ctx, v)
+	if blame && s.torn(ctx, f, batch, part, v) {
+		return false
+	}
+	f.err = s.settle(batch, nil)
+	return blame && f.err == nil
+}
 
 // blameHits asks the canary whether a failure is the hits' fault. Otherwise it
 // has opened the breaker.

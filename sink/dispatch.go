@@ -324,6 +324,9 @@ func (d *dispatcher) pick(now time.Time) *flight {
 		case d.inFlight == 0 && d.lanes.idle():
 			// Nobody else can show whether Matomo works.
 			others := slices.DeleteFunc(d.lanes.bystanders(it.lane.top(), horizon), d.s.clients.unproven)
+			for _, o := range others {
+				o.lot = it.lot
+			}
 			return &flight{items: append(batch, others...), trial: true}
 		}
 		// Another lane will show it.

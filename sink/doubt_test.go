@@ -105,6 +105,22 @@ func TestReconcileWithoutTransactions(t *testing.T) {
 	tr.same()
 }
 
+// TestFailureWithoutTransactions: what precedes a hit on which Matomo fails is not
+// recorded again while that hit is looked for.
+func TestFailureWithoutTransactions(t *testing.T) {
+	truths := newTruths(t)
+	tr := truths(t, testkit.MatomoConfig{NoTransactions: true})
+	tr.matomo.Poison(func(h *testkit.Hit) bool { return h.Mark == "c" })
+	for i, name := range []string{"a", "b", "c", "d", "e"} {
+		tr.add(tr.hit("1", int64(i), "_id=1111111111111111&pv_id=abc12"+name+mark(name)))
+	}
+	tr.start()
+	tr.src.waitSettled(soon(t), 2)
+	tr.matomo.Cure()
+	tr.src.waitSettled(soon(t), 5)
+	tr.matomo.CheckOnce(t, []string{"a", "b", "c", "d", "e"})
+}
+
 // TestUnmarkedBaseline: the database could not be asked before the hits were sent, so
 // older rows are told apart by what this process has delivered.
 func TestUnmarkedBaseline(t *testing.T) {
@@ -218,19 +234,24 @@ func TestNamesSurviveMatomo(t *testing.T) {
 func TestAir(t *testing.T) {
 	enc := newEncoder()
 	at := time.Now().Unix()
+	lots := []*lane{{}}
 	make := func(site int64, params string) *item {
 		p := pendingOf(site, params)
 		p.At, p.Environment = at, &hit.Environment{ClientIP: "203.0.113.1"}
-		return enc.encode(p)
+		it := enc.encode(p)
+		it.lot = lots[len(lots)-1]
+		return it
 	}
 	a := newAir()
 	first := []*item{make(1, "rec=1&action_name=x"), make(1, "rec=1&action_name=x")}
 	if n := len(a.enter("one", first)); n != 2 {
 		t.Fatalf("%d of two twins enter together, want 2", n)
 	}
-	second := []*item{make(1, "rec=1&action_name=y"), make(1, "rec=1&action_name=x"), make(1, "rec=1&ping=1"), make(2, "rec=1&action_name=x")}
-	if got := a.enter("two", second); !slices.Equal(got, []*item{second[0], second[3]}) {
-		t.Errorf("%d enter, want the first and the one of another site", len(got))
+	second := []*item{make(1, "rec=1&action_name=y"), make(1, "rec=1&action_name=x"), make(1, "rec=1&ping=1")}
+	lots = append(lots, &lane{})
+	second = append(second, make(1, "rec=1&action_name=z"), make(2, "rec=1&action_name=x"))
+	if got := a.enter("two", second); !slices.Equal(got, []*item{second[0], second[3], second[4]}) {
+		t.Errorf("%d enter, want the first and those of another lane", len(got))
 	}
 	a.leave(first[:1])
 	if got := a.enter("three", second[1:2]); len(got) != 0 {

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"container/heap"
+	"maps"
 	"math"
 	"time"
 )
@@ -18,6 +19,7 @@ import (
 type lanes struct {
 	bySite map[int64]*siteLanes
 	ready  map[group]*laneHeap
+	taken  map[group]time.Time // when a batch was taken last
 	held   laneHeap
 
 	seq    uint64
@@ -70,6 +72,7 @@ type lane struct {
 type place struct {
 	seq    uint64 // in the order of arrival within this process
 	lane   *lane  // or one that was merged into it
+	lot    *lane  // as it was when the hit was taken to be sent; to be compared only
 	marks  visitorMarks
 	mask   uint8 // that the marks were made with
 	late   bool
@@ -81,7 +84,7 @@ type place struct {
 
 func newLanes() *lanes {
 	return &lanes{
-		bySite: map[int64]*siteLanes{}, ready: map[group]*laneHeap{}, single: func(it *item) bool { return it.alone },
+		bySite: map[int64]*siteLanes{}, ready: map[group]*laneHeap{}, taken: map[group]time.Time{}, single: func(it *item) bool { return it.alone },
 		share: laneShare, stuckMost: math.MaxInt, parkedMost: maxParked, marksMost: maxMarks,
 	}
 }
@@ -279,7 +282,7 @@ type size struct{ hits, bytes int }
 // marks their lanes busy. It gives nil when no lane is ready. horizon is the
 // latest Unix second that Matomo's clock has surely reached.
 func (l *lanes) take(limit size, now time.Time, horizon int64) []*item {
-	h := l.oldestHeap()
+	h := l.nextHeap(now)
 	if h == nil {
 		return nil
 	}
@@ -287,6 +290,7 @@ func (l *lanes) take(limit size, now time.Time, horizon int64) []*item {
 	var touched []*lane
 	bytes := envelopeOverhead
 	g := (*h)[0].items[0].group
+	l.noteTaken(g, now)
 	for h.Len() > 0 && len(batch) < limit.hits {
 		ln := heap.Pop(h).(*lane)
 		if !ln.touched {
@@ -314,6 +318,7 @@ func (l *lanes) take(limit size, now time.Time, horizon int64) []*item {
 			if len(batch) > 0 && (bytes+size > limit.bytes || l.single(it)) {
 				break
 			}
+			it.lot = ln
 			batch = append(batch, it)
 			bytes += size
 			if l.single(it) {
@@ -340,19 +345,45 @@ func (l *lanes) take(limit size, now time.Time, horizon int64) []*item {
 	return batch
 }
 
-// oldestHeap gives the heap that holds the oldest head, or nil.
-func (l *lanes) oldestHeap() *laneHeap {
-	var best *laneHeap
-	for _, h := range l.ready {
-		if h.Len() > 0 && (best == nil || (*h)[0].key < (*best)[0].key) {
-			best = h
+// groupPause is how long a group is passed over after one of its batches was taken,
+// while another has more lanes ready: else the few hits of a small group, scattered
+// over the stream, would each end a batch of their own.
+const groupPause = time.Second
+
+// nextHeap gives the heap to take from: the one with the oldest head of those that
+// were not taken from just now, else the largest. It is nil when no lane is ready.
+func (l *lanes) nextHeap(now time.Time) *laneHeap {
+	var oldest, largest *laneHeap
+	for g, h := range l.ready {
+		if h.Len() == 0 {
+			continue
+		}
+		if now.Sub(l.taken[g]) >= groupPause && (oldest == nil || (*h)[0].key < (*oldest)[0].key) {
+			oldest = h
+		}
+		if largest == nil || h.Len() > largest.Len() || h.Len() == largest.Len() && (*h)[0].key < (*largest)[0].key {
+			largest = h
 		}
 	}
-	return best
+	if oldest != nil {
+		return oldest
+	}
+	return largest
 }
 
+// noteTaken remembers when a group's batch was taken.
+func (l *lanes) noteTaken(g group, now time.Time) {
+	if len(l.taken) > maxTaken {
+		maps.DeleteFunc(l.taken, func(_ group, at time.Time) bool { return now.Sub(at) >= groupPause })
+	}
+	l.taken[g] = now
+}
+
+// maxTaken is how many groups are remembered before old ones are let go.
+const maxTaken = 1024
+
 // idle reports whether no lane is ready.
-func (l *lanes) idle() bool { return l.oldestHeap() == nil }
+func (l *lanes) idle() bool { return l.nextHeap(time.Time{}) == nil }
 
 // release ends the flight of hits: what is settled leaves, and the lanes are placed
 // again. It gives what left, in hits and bytes.

@@ -60,6 +60,7 @@ func (r *reconciler) ask(ctx context.Context, d *doubt) ([]finding, error) {
 	if ev.atomic, err = r.atomic(ctx); err != nil {
 		return nil, err
 	}
+	ev.atomic = ev.atomic && !d.torn
 	look := func() (rows []actionRow, conversions map[string]int, err error) {
 		if rows, err = r.actions(ctx, hits, ev.base.mark); err == nil {
 			conversions, err = r.conversions(ctx, hits)
@@ -145,12 +146,13 @@ const (
 // Before the hits are due, the request may still be running, and what is absent may
 // come. Then only a batch of which everything is there is settled.
 func (s *Sink) reconcile(ctx context.Context, d *doubt) resolution {
-	early := time.Now().Before(d.due)
+	early := !d.waited && time.Now().Before(d.due)
+	d.waited = !early
 	found, err := s.recon.ask(ctx, d)
 	if early && (err != nil || !complete(d, found)) {
 		d.wait *= 2
 		d.look = time.Now().Add(d.wait)
-		return resolution{doubt: d, again: time.Until(d.due)}
+		return resolution{doubt: d, again: max(time.Until(d.due), time.Millisecond)}
 	}
 	if err != nil {
 		again := min(firstAgain<<min(d.asked, 10), lastAgain)
@@ -172,6 +174,26 @@ func (s *Sink) reconcile(ctx context.Context, d *doubt) resolution {
 	}
 	s.recon.setTrouble("")
 	return s.conclude(d, found)
+}
+
+// torn reports whether Matomo has recorded hits of a request that failed, which it
+// does without transactions, or when it fails behind the commit. The hits are then in
+// doubt, as they are when the database cannot say. It does nothing without an account.
+func (s *Sink) torn(ctx context.Context, f *flight, batch uint64, part []*item, v verdict) bool {
+	if s.recon == nil || !v.failed {
+		return false
+	}
+	d := &doubt{batch: batch, items: part, due: time.Now(), waited: true, torn: true}
+	found, err := s.recon.ask(ctx, d)
+	if err == nil && !slices.ContainsFunc(found, func(f finding) bool { return f == foundRecorded || f == foundPartial }) {
+		return false
+	}
+	for _, it := range part {
+		it.doubt = true
+	}
+	f.doubts = append(f.doubts, d)
+	s.log.Warn("Matomo failed on a batch and may have recorded a part of it; MySQL is asked", "hits", len(part), "batch", batch, "why", v.detail)
+	return true
 }
 
 // complete reports whether a batch was certainly committed as a whole: a row of an

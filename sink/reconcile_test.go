@@ -211,6 +211,7 @@ func TestReconcile(t *testing.T) {
 		{"504 after the commit", testkit.Status(504, 0, testkit.Committed)},
 		{"commits when nobody listens any more", testkit.After(450*time.Millisecond, testkit.Reset(testkit.Committed))},
 		{"500 empty", testkit.Empty500(testkit.RolledBack)},
+		{"500 empty after the commit", testkit.Empty500(testkit.Committed)},
 		{"counts no hit", testkit.NothingTracked()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

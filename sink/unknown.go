@@ -26,6 +26,10 @@ type doubt struct {
 	look time.Time
 	wait time.Duration // between looks
 	hits int           // of the whole batch, if it is inherited and its memo says so
+	// waited: the hits were due before, and the database could not say.
+	waited bool
+	// torn: the request failed, so that what is recorded says nothing of the rest.
+	torn bool
 }
 
 func newDoubt(batch uint64, items []*item, due time.Time) *doubt {
@@ -42,7 +46,7 @@ const firstLook = time.Second
 // nextLook says when a doubt is to be resolved, or at least looked at. One of an
 // earlier process is not looked at before all of its hits are leased.
 func (s *Sink) nextLook(d *doubt) time.Time {
-	if s.recon == nil || d.inherited && d.hits != len(d.items) {
+	if s.recon == nil || d.waited || d.inherited && d.hits != len(d.items) {
 		return d.due
 	}
 	return earlier(d.due, d.look)

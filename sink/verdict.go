@@ -49,6 +49,9 @@ type verdict struct {
 	// that Matomo stopped there, so that this one is the likeliest.
 	from   int
 	pinned bool
+	// failed: of a split, that Matomo says 500, so that only its transaction speaks for
+	// nothing being recorded.
+	failed bool
 	// silent: of a split, that Matomo counted no hit at all, and did not fail.
 	silent bool
 	// skips is how many hits a partial answer leaves out.
@@ -214,13 +217,13 @@ func isHTML(contentType string) bool {
 func judgeFailure(a *answer, n int) verdict {
 	b, ok := parseBulk(a.body)
 	if !ok {
-		return verdict{kind: split, buried: BuriedPoison, reason: ReasonDown, detail: "Matomo crashed (500)"}
+		return verdict{kind: split, failed: true, buried: BuriedPoison, reason: ReasonDown, detail: "Matomo crashed (500)"}
 	}
 	tracked, invalid := *b.Tracked, *b.Invalid
 	if tracked < 0 || invalid < 0 || tracked+invalid >= n {
 		return verdict{kind: unknown, reason: ReasonDown, detail: "Matomo failed at or after the commit"}
 	}
-	return verdict{kind: split, from: tracked, pinned: true, buried: BuriedPoison, reason: ReasonDown, detail: "Matomo failed and rolled back (500)"}
+	return verdict{kind: split, failed: true, from: tracked, pinned: true, buried: BuriedPoison, reason: ReasonDown, detail: "Matomo failed and rolled back (500)"}
 }
 
 func parseBulk(body []byte) (bulkAnswer, bool) {
