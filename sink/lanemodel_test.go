@@ -23,23 +23,7 @@ const laneRounds = 25
 // memory, and compares with a naive search for conflicts: a hit may leave only when
 // every earlier one that it conflicts with is settled or stands before it in the same
 // batch. Everything must be settled in the end.
-func TestConflictingHitsKeepTheirOrder(t *testing.T) {
-	seed, rounds := *seedFlag, laneRounds
-	if seed == 0 {
-		seed = rand.Uint64()
-	} else {
-		rounds = 1
-	}
-	if testing.Short() {
-		rounds = min(rounds, 5)
-	}
-	for i := range rounds {
-		s := seed + uint64(i)
-		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { laneModel(t, s) })
-		})
-	}
-}
+func TestConflictingHitsKeepTheirOrder(t *testing.T) { eachSeed(t, laneRounds, laneModel) }
 
 // A told hit is what the oracle knows about one.
 type told struct {

@@ -23,9 +23,12 @@ const modelRounds = 40
 // far as the outcome of a request can be known at all, every hit must be recorded
 // exactly once, the hits of a site in the order of arrival, the invalid ones and
 // the poison must end as such, and everything must be settled once.
-func TestModel(t *testing.T) {
+func TestModel(t *testing.T) { eachSeed(t, modelRounds, model) }
+
+// eachSeed runs a model with seeds that it names, or with the one of the flag.
+func eachSeed(t *testing.T, rounds int, run func(*testing.T, uint64)) {
+	t.Helper()
 	seed := *seedFlag
-	rounds := modelRounds
 	if seed == 0 {
 		seed = rand.Uint64()
 	} else {
@@ -37,7 +40,7 @@ func TestModel(t *testing.T) {
 	for i := range rounds {
 		s := seed + uint64(i)
 		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { model(t, s) })
+			synctest.Test(t, func(t *testing.T) { run(t, s) })
 		})
 	}
 }
