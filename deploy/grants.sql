@@ -21,7 +21,7 @@ CREATE OR REPLACE SQL SECURITY DEFINER VIEW matomo_edge.v_option AS
 
 CREATE USER IF NOT EXISTS 'sluice'@'10.%' IDENTIFIED BY 'PASSWORD' REQUIRE SSL WITH MAX_USER_CONNECTIONS 3;
 
-GRANT SELECT (idsite, timezone, ts_created)
+GRANT SELECT (idsite, name, timezone, ts_created)
   ON matomo.matomo_site TO 'sluice'@'10.%';
 GRANT SELECT (idlink_va, idsite, idvisitor, idvisit, server_time, idpageview, pageview_position, custom_float,
     idaction_url, idaction_name, idaction_event_category, idaction_event_action, idaction_content_name, idaction_content_piece)

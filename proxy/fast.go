@@ -168,12 +168,9 @@ func (c *fastConn) handle(h head) answer {
 	r := &c.request
 	r.head = c.buf[c.start : c.start+h.size]
 	r.body = c.buf[c.start+h.size : c.start+h.size+h.length]
-	began := time.Now()
-	r.receivedAt = c.s.now(began)
-	a := c.s.endpoint.serve(c.s.hard, r, &c.scratch)
+	a := c.s.receive(r, &c.scratch)
 	c.s.metrics.fast.Inc()
 	c.s.metrics.code(a.status)
-	c.s.metrics.latency.observe(time.Since(began))
 	return a
 }
 

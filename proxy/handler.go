@@ -83,18 +83,26 @@ func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place)
 	_ = control.SetWriteDeadline(time.Now().Add(s.cfg.Limits.BodyTimeout + s.cfg.Limits.WriteTimeout))
 	a, ok := s.readBody(w, r, control, &request)
 	if ok {
-		began := time.Now()
-		request.receivedAt = s.now(began)
 		scratch := scratchPool.Get().(*scratch)
-		// A client that hangs up has still sent its hit, as with PHP.
-		a = s.endpoint.serve(s.hard, &request, scratch)
+		a = s.receive(&request, scratch)
 		if cap(scratch.set.Hits) <= keptHits {
 			scratchPool.Put(scratch)
 		}
-		s.metrics.latency.observe(time.Since(began))
 	}
 	s.bodies.give(request.charged)
 	a.write(w, request.origin, s.stopping.Load())
+}
+
+// receive answers a tracking request that is complete from now on.
+func (s *Server) receive(r *request, scratch *scratch) answer {
+	epoch := s.arrivals.enter()
+	defer s.arrivals.leave(epoch)
+	began := time.Now()
+	r.receivedAt = s.now(began)
+	// A client that hangs up has still sent its hit, as with PHP.
+	a := s.endpoint.serve(s.hard, r, scratch)
+	s.metrics.latency.observe(time.Since(began))
+	return a
 }
 
 // readBody reads a request's body within the limits. When it cannot, it answers

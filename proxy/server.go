@@ -38,6 +38,8 @@ type Server struct {
 	handed      *handOff
 	hard        context.Context // done when the grace period is over
 
+	arrivals arrivals
+
 	stopping atomic.Bool // the stop was asked for
 	draining atomic.Bool // nothing new is accepted any more
 

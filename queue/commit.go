@@ -319,27 +319,31 @@ const (
 	// keepCounters is how long the counters of a slot are kept after its last hit
 	// was settled; then they are added to the site's total.
 	keepCounters = 7 * 24 * time.Hour
-	foldEvery    = time.Minute
-	maxFolds     = 4096
+	// maxCounters bounds the slots that are kept so: of 10,000 sites with hits at all
+	// hours those of two days.
+	maxCounters = 2_000_000
+	// packAfter is how old a slot is when hardly any more hits of it come.
+	packAfter = 30 * time.Minute
+	foldEvery = time.Minute
+	maxFolds  = 4096
 )
 
-// folds names settled counters that are old enough to be let go.
+// folds names settled counters that are old enough to be let go. From time to time
+// it makes those small that are over.
 func (s *stream) folds(now time.Time) []counterKey {
 	if now.Sub(s.foldedAt) < foldEvery && !s.foldedAt.After(now) {
 		return nil
 	}
 	s.foldedAt = now
-	oldest := now.Add(-keepCounters).Unix() / quarterSeconds
-	var out []counterKey
-	for k, t := range s.st.counters {
-		if k.quarter < oldest && t.pending() == 0 {
-			if out = append(out, k); len(out) == maxFolds {
-				break
-			}
-		}
-	}
-	return out
+	s.mu.Lock()
+	s.st.counters.pack(now.Add(-packAfter).Unix() / quarterSeconds)
+	s.mu.Unlock()
+	return s.st.counters.settledOld(now.Add(-keepCounters).Unix()/quarterSeconds, maxFolds, maxCounters)
 }
+
+// idleSnapshots is how many times the size of the snapshot that begins a shelf must be
+// written before a drained one is given up for another.
+const idleSnapshots = 8
 
 // tidy does what is due after a commit: a snapshot, a new shelf, the removal of
 // drained ones.
@@ -353,7 +357,7 @@ func (s *stream) tidy(now time.Time) error {
 	drained := s.st.floor > s.st.lastNumber
 	switch {
 	case s.st.lastNumber < s.current().first.number: // holds no block yet
-	case s.written >= s.limits.bytes, drained && s.written >= s.limits.idle, now.Sub(s.bornAt) >= s.limits.age:
+	case s.written >= s.limits.bytes, drained && s.written >= max(s.limits.idle, idleSnapshots*s.snapshotLen), now.Sub(s.bornAt) >= s.limits.age:
 		return s.rotate(now)
 	}
 	return s.checkpoint()

@@ -54,12 +54,13 @@ func (m *model) count(site int64, by tally) {
 func TestQueueBehavesLikeItsModel(t *testing.T) {
 	for round := range 4 {
 		t.Run(fmt.Sprint("round=", round), func(t *testing.T) {
+			t.Parallel()
 			r := newRand(t)
 			keys := func(string) Keys { return Keys{} }
 			if round%2 == 1 {
 				keys = func(dir string) Keys { return neededKeys(t, r, dir) }
 			}
-			runModel(t, r, t.TempDir(), keys, 400)
+			runModel(t, r, t.TempDir(), keys, 300)
 		})
 	}
 }

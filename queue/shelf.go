@@ -134,6 +134,7 @@ type shelf struct {
 	// unflushed: what is open was opened for writing.
 	unflushed bool
 	readers   int
+	pins      int // of those who will read it later
 	removed   bool
 	hint      blockKey // of a block read lately: where to begin the next time
 
@@ -250,6 +251,13 @@ func (s *shelf) release() error {
 	return s.closeIdleLocked()
 }
 
+// pin keeps the shelf from being removed, or with -1 no longer.
+func (s *shelf) pin(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pins += by
+}
+
 // openForReadingLocked opens a shelf that is no longer written. The first time,
 // what a crash or a bad disk has left of it is recovered.
 func (s *shelf) openForReadingLocked() error {
@@ -279,11 +287,11 @@ const goneMark = "gone-"
 
 // remove deletes a drained shelf, whatever a kill leaves of it: it is renamed
 // first, so that a half-deleted directory is never taken for a damaged shelf.
-// It reports false while the shelf is still read.
+// It reports false while the shelf is still read or pinned.
 func (s *shelf) remove() (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.readers > 0 || s.writable {
+	if s.readers > 0 || s.pins > 0 || s.writable {
 		return false, nil
 	}
 	if err := s.closeIdleLocked(); err != nil {

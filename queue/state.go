@@ -109,8 +109,7 @@ type state struct {
 	windowSettled         int64 // hits settled in window blocks
 
 	total    tally
-	counters map[counterKey]tally
-	folded   map[int64]tally // per site, of slots that were let go
+	counters *ledger
 
 	journal   map[uint64]journalEntry
 	lastBatch uint64
@@ -132,8 +131,7 @@ func newState() *state {
 	return &state{
 		floor:    1,
 		window:   map[uint64]*windowBlock{},
-		counters: map[counterKey]tally{},
-		folded:   map[int64]tally{},
+		counters: newLedger(),
 		journal:  map[uint64]journalEntry{},
 		requeued: map[hit.ID]struct{}{},
 		imported: map[hit.ID]struct{}{},
@@ -197,8 +195,7 @@ func (s *state) apply(seq uint64, d *delta) {
 		s.count(c)
 	}
 	for _, k := range d.folds {
-		s.folded[k.site] = s.folded[k.site].plus(s.counters[k])
-		delete(s.counters, k)
+		s.counters.fold(k)
 	}
 	for _, e := range d.begins {
 		s.journal[e.batch] = e
@@ -231,12 +228,7 @@ func (s *state) apply(seq uint64, d *delta) {
 
 func (s *state) count(c countChange) {
 	s.total = s.total.plus(c.by)
-	t := s.counters[c.key].plus(c.by)
-	if t == (tally{}) {
-		delete(s.counters, c.key)
-		return
-	}
-	s.counters[c.key] = t
+	s.counters.add(c.key, c.by)
 }
 
 func (s *state) settle(e *settle) {

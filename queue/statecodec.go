@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -29,6 +28,7 @@ const (
 	tagScalars    = 32
 	tagWindow     = 33
 	tagFoldedSite = 34
+	tagDone       = 35
 )
 
 // encodeDelta gives the value of the delta with a sequence number.
@@ -152,15 +152,7 @@ func encodeSnapshot(s *state) []byte {
 		}
 		w.bitmap(bits)
 	}
-	byCounter := func(a, b counterKey) int {
-		return cmp.Or(cmp.Compare(a.site, b.site), cmp.Compare(a.quarter, b.quarter))
-	}
-	for _, k := range slices.SortedFunc(maps.Keys(s.counters), byCounter) {
-		w.count(tagCount, k, s.counters[k])
-	}
-	for _, site := range slices.Sorted(maps.Keys(s.folded)) {
-		w.count(tagFoldedSite, counterKey{site: site}, s.folded[site])
-	}
+	w.ledger(s.counters)
 	for _, b := range slices.Sorted(maps.Keys(s.journal)) {
 		e := s.journal[b]
 		w.begin(&e)
@@ -200,10 +192,13 @@ func decodeSnapshot(p []byte) (*state, error) {
 			s.window[n] = wb
 		case tagCount:
 			c := r.count()
-			s.counters[c.key] = c.by
+			s.counters.put(c.key, c.by)
+		case tagDone:
+			r.done(s.counters)
 		case tagFoldedSite:
 			c := r.count()
-			s.folded[c.key.site] = c.by
+			site := s.counters.site(c.key.site)
+			site.folded, site.foldedTo = c.by, c.key.quarter
 		case tagBegin:
 			e := r.begin()
 			s.journal[e.batch] = e
@@ -257,6 +252,33 @@ func (w *writer) bitmap(b bitmap) {
 func (w *writer) count(tag uint64, k counterKey, t tally) {
 	w.u(tag)
 	w.i(k.site, k.quarter, t.accepted, t.delivered, t.invalid, t.dead)
+}
+
+func (w *writer) ledger(l *ledger) {
+	sites := slices.Sorted(maps.Keys(l.sites))
+	for _, site := range sites {
+		s := l.sites[site]
+		for _, o := range s.open {
+			w.count(tagCount, counterKey{site, o.quarter}, o.tally)
+		}
+		if len(s.done) == 0 {
+			continue
+		}
+		w.u(tagDone)
+		w.i(site)
+		w.u(uint64(len(s.done)))
+		last := int64(0)
+		for _, d := range s.done {
+			w.i(int64(d.quarter) - last)
+			w.u(uint64(d.hits))
+			last = int64(d.quarter)
+		}
+	}
+	for _, site := range sites {
+		if s := l.sites[site]; s.folded != (tally{}) {
+			w.count(tagFoldedSite, counterKey{site, s.foldedTo}, s.folded)
+		}
+	}
 }
 
 func (w *writer) begin(e *journalEntry) {
@@ -343,6 +365,41 @@ func (r *reader) tally() tally { return tally{r.i(), r.i(), r.i(), r.i()} }
 
 func (r *reader) count() countChange {
 	return countChange{key: counterKey{r.i(), r.i()}, by: r.tally()}
+}
+
+// done reads the slots of a site of which every hit was delivered, into a ledger that
+// has none of them yet.
+func (r *reader) done(l *ledger) {
+	site := r.i()
+	n := r.u()
+	if n == 0 || n > uint64(len(r.b)/2) { // a slot takes two bytes at least
+		r.fail("%d slots of site %d", n, site)
+		return
+	}
+	s := l.site(site)
+	if len(s.done) > 0 {
+		r.fail("slots of site %d stand twice", site)
+		return
+	}
+	s.done = make([]doneSlot, 0, n)
+	last := int64(0)
+	for i := range n {
+		quarter, hits := last+r.i(), r.u32()
+		if r.err != nil {
+			return
+		}
+		if i > 0 && quarter <= last || int64(int32(quarter)) != quarter || hits == 0 {
+			r.fail("slot %d of site %d", quarter, site)
+			return
+		}
+		if _, twice := s.findOpen(quarter); twice {
+			r.fail("slot %d of site %d stands twice", quarter, site)
+			return
+		}
+		s.done = append(s.done, doneSlot{int32(quarter), hits})
+		last = quarter
+	}
+	l.slots += len(s.done)
 }
 
 func (r *reader) begin() journalEntry {

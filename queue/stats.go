@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"iter"
-	"slices"
 	"sync"
 	"time"
 
@@ -130,13 +129,7 @@ func (q *Queue) PendingOf(site int64) int64 {
 	s := q.live
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := int64(0)
-	for k, t := range s.st.counters {
-		if k.site == countedSite(site) {
-			n += t.pending()
-		}
-	}
-	return n
+	return s.st.counters.pendingOf(countedSite(site))
 }
 
 // A Counter is what became of the hits of one site in one quarter hour of
@@ -153,15 +146,36 @@ type Counter struct {
 func (q *Queue) Counters() []Counter {
 	s := q.live
 	s.mu.Lock()
-	out := make([]Counter, 0, len(s.st.counters))
-	for k, t := range s.st.counters {
-		out = append(out, Counter{k.site, k.quarter, t.accepted, t.delivered, t.invalid, t.dead})
+	defer s.mu.Unlock()
+	out := make([]Counter, 0, s.st.counters.slots)
+	for k, t := range s.st.counters.all() {
+		out = append(out, counterOfSlot(k, t))
 	}
-	s.mu.Unlock()
-	slices.SortFunc(out, func(a, b Counter) int {
-		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Quarter, b.Quarter))
-	})
 	return out
+}
+
+// Unsettled gives the counters of which hits are pending, sorted by site and quarter.
+// Hits that were lost on the disk stay among the pending.
+func (q *Queue) Unsettled() []Counter {
+	s := q.live
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.counters.unsettled()
+}
+
+// Sums adds up a site's counters: of all quarters before one, those that are no
+// longer listed included, and of these from another quarter on. It is of one moment,
+// and whatever [Queue.Append] has returned for is in it. Site 0 stands for all hits
+// whose site is no number that Matomo could have.
+//
+// exact is false when settled hits of later quarters are among all, because their
+// counters are no longer listed.
+func (q *Queue) Sums(site, from, before int64) (within, all Counter, exact bool) {
+	s := q.live
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w, a, exact := s.st.counters.sums(site, from, before)
+	return counterOfSlot(counterKey{site, from}, w), counterOfSlot(counterKey{site, before}, a), exact
 }
 
 // A PeekFilter chooses pending hits. The zero value chooses all.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -55,7 +56,7 @@ type answer struct {
 	status      int
 	contentType string
 	body        []byte
-	truncated   bool // the body was longer than maxAnswerBody
+	truncated   bool // the body was longer than what is read
 	retryAfter  time.Duration
 
 	// err says why there is no whole answer; it holds neither URL nor body.
@@ -144,17 +145,32 @@ func (c *client) call(ctx context.Context, method, token string) *answer {
 
 // callFor is call for a visitor's address, if that is not empty.
 func (c *client) callFor(ctx context.Context, method, token, visitor string) *answer {
+	return c.api(ctx, method, token, visitor, nil, maxAnswerBody)
+}
+
+// ask is call with parameters, for an answer that may be longer.
+func (c *client) ask(ctx context.Context, method, token string, parameters url.Values, most int) *answer {
+	return c.api(ctx, method, token, "", parameters, most)
+}
+
+func (c *client) api(ctx context.Context, method, token, visitor string, parameters url.Values, most int) *answer {
 	form := url.Values{"module": {"API"}, "method": {method}, "format": {"json"}}
+	maps.Copy(form, parameters)
 	if token != "" {
 		form.Set("token_auth", token)
 	}
-	return c.post(ctx, c.apiURL, []byte(form.Encode()), func(h http.Header) {
+	return c.send(ctx, c.apiURL, []byte(form.Encode()), most, func(h http.Header) {
 		h.Set("Content-Type", "application/x-www-form-urlencoded")
 		c.forward(h, visitor)
 	})
 }
 
 func (c *client) post(ctx context.Context, to string, body []byte, headers func(http.Header)) *answer {
+	return c.send(ctx, to, body, maxAnswerBody, headers)
+}
+
+// send posts a body and reads at most so many bytes of the answer.
+func (c *client) send(ctx context.Context, to string, body []byte, most int, headers func(http.Header)) *answer {
 	a := &answer{began: time.Now()}
 	defer func() { a.took = time.Since(a.began) }()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
@@ -181,13 +197,13 @@ func (c *client) post(ctx context.Context, to string, body []byte, headers func(
 	}
 	a.contentType = resp.Header.Get("Content-Type")
 	a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
-	a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerBody+1))
+	a.body, err = io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
 	if err != nil {
 		a.err = withoutURL(err)
 		return a
 	}
-	if len(a.body) > maxAnswerBody {
-		a.body, a.truncated = a.body[:maxAnswerBody], true
+	if len(a.body) > most {
+		a.body, a.truncated = a.body[:most], true
 	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		c.clock.note(date, a.began, time.Now())

@@ -16,7 +16,7 @@ import (
 )
 
 // laneRounds is how many streams one run of the test drains.
-const laneRounds = 25
+const laneRounds = 12
 
 // TestConflictingHitsKeepTheirOrder drains random streams of visitors who roam, hits
 // that come late, and hits that cannot be read, through random faults, with little

@@ -383,6 +383,15 @@ func (l *lanes) noteTaken(g group, now time.Time) {
 const maxTaken = 1024
 
 // idle reports whether no lane is ready.
+// readyLanes counts the lanes whose head may be sent.
+func (l *lanes) readyLanes() int {
+	n := 0
+	for _, h := range l.ready {
+		n += h.Len()
+	}
+	return n
+}
+
 func (l *lanes) idle() bool { return l.nextHeap(time.Time{}) == nil }
 
 // release ends the flight of hits: what is settled leaves, and the lanes are placed

@@ -224,7 +224,7 @@ func TestReplicaLag(t *testing.T) {
 		t.Errorf("a reader that is gone: %+v", found)
 	}
 	w := &watched{}
-	if w.set(found, p.lag); w.troubled() {
+	if w.set(found, p.lag, time.Time{}); w.troubled() {
 		t.Error("a reader that is gone counts as trouble of Matomo's server")
 	}
 }

@@ -16,8 +16,9 @@ import (
 
 var seedFlag = flag.Uint64("seed", 0, "seed of the random tests; 0 = a new one")
 
-// modelRounds is how many streams one run of the test drains.
-const modelRounds = 40
+// modelRounds is how many streams one run of the test drains. Every run draws new
+// ones; -count makes more of them.
+const modelRounds = 16
 
 // TestModel drains random streams through random faults, latencies and lies. As
 // far as the outcome of a request can be known at all, every hit must be recorded
@@ -40,6 +41,7 @@ func eachSeed(t *testing.T, rounds int, run func(*testing.T, uint64)) {
 	for i := range rounds {
 		s := seed + uint64(i)
 		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { run(t, s) })
 		})
 	}

@@ -67,11 +67,12 @@ func (p *prober) version() string {
 	return p.versions[coreVersion]
 }
 
-// behind gives the replica's lag as last read, nil when it is not known.
-func (p *prober) behind() *time.Duration {
+// behind gives the replica's lag as last read, nil when it is not known, and the time
+// before it was asked.
+func (p *prober) behind() (*time.Duration, time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.lag
+	return p.lag, p.lagAt
 }
 
 // probe runs the probes, until the server stops answering.

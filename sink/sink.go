@@ -62,6 +62,7 @@ type Sink struct {
 	orders  sync.Mutex // held while an operator's order is carried out and kept
 	window  *window
 	mask    addressMask
+	queued  queuedWatch
 }
 
 // New checks cfg and returns an idle Sink. It opens no connection; Run does.
@@ -185,7 +186,8 @@ func (s *Sink) Run(ctx context.Context) error {
 	defer abort()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { s.sites.run(ctx) }) // until ctx is done
+	wg.Go(func() { s.sites.run(ctx) })   // until ctx is done
+	wg.Go(func() { s.watchQueued(ctx) }) // until ctx is done
 	if s.cfg.Token == "" {
 		<-ctx.Done()
 		return nil

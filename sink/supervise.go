@@ -17,19 +17,28 @@ type watched struct {
 	mu     sync.Mutex
 	probes []Probe
 	lag    *time.Duration // of the replica
+	lagAt  time.Time      // before it was asked
 	alive  time.Time      // when Matomo last answered as it should
 }
 
-func (w *watched) set(probes []Probe, lag *time.Duration) {
+func (w *watched) set(probes []Probe, lag *time.Duration, lagAt time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.probes, w.lag = probes, lag
+	w.probes, w.lag, w.lagAt = probes, lag, lagAt
 }
 
 func (w *watched) get() ([]Probe, *time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.probes, w.lag
+}
+
+// ReaderLag says how far the server that Matomo's archiving reads from was behind, and
+// before when that was asked. configured is false when none is named.
+func (s *Sink) ReaderLag() (lag *time.Duration, at time.Time, configured bool) {
+	s.watched.mu.Lock()
+	defer s.watched.mu.Unlock()
+	return s.watched.lag, s.watched.lagAt, s.reader != nil
 }
 
 // troubled reports whether MySQL's probes found a reason to hold, or nobody answered
@@ -157,7 +166,8 @@ func (s *Sink) mysqlFinding(ctx context.Context) (bad *Probe, reachable bool) {
 	if ctx.Err() != nil {
 		return nil, false
 	}
-	s.watched.set(probes, s.prober.behind())
+	lag, at := s.prober.behind()
+	s.watched.set(probes, lag, at)
 	for i := range probes {
 		p := &probes[i]
 		if p.State != ProbeBad {

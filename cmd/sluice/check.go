@@ -318,7 +318,7 @@ var errNoURL = errors.New("matomo.url is not set")
 
 // ordered sorts the findings of the sink as the operator reads them.
 func ordered(findings []finding) []finding {
-	order := []string{"matomo", "token", "forward", "clock", "cookie", "mysql"}
+	order := []string{"matomo", "token", "forward", "clock", "cookie", "mysql", "sites"}
 	slices.SortStableFunc(findings, func(a, b finding) int {
 		return slices.Index(order, a.Name) - slices.Index(order, b.Name)
 	})

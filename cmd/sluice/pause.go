@@ -50,29 +50,6 @@ func keepPause(dir string) func(*sink.Pause) error {
 		if err != nil {
 			return err
 		}
-		if err := writeSynced(path+".new", append(text, '\n')); err != nil {
-			return fmt.Errorf("keep the pause: %w", err)
-		}
-		if err := os.Rename(path+".new", path); err != nil {
-			return fmt.Errorf("keep the pause: %w", err)
-		}
-		return syncDir(dir)
+		return keeper{dir}.Save(pauseFile, text)
 	}
-}
-
-func writeSynced(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 	"github.com/alecthomas/kong"
 
+	"sluice/archivegate"
 	"sluice/internal/admin"
 	"sluice/internal/config"
 	"sluice/internal/hit"
@@ -56,6 +57,7 @@ type edge struct {
 	queue       *queue.Queue
 	sink        *sink.Sink
 	proxy       *proxy.Server
+	gate        *archivegate.Gate
 	admin       *admin.Server
 	adminAddr   string
 	fingerprint string // of the self-signed certificate
@@ -173,6 +175,9 @@ func (e *edge) build() error {
 	if err := e.buildProxy(); err != nil {
 		return err
 	}
+	if err := e.buildGate(); err != nil {
+		return err
+	}
 	return e.buildAdmin(key)
 }
 
@@ -277,7 +282,7 @@ func (e *edge) buildAdmin(key string) error {
 		Listen: string(s.Admin.Listen), Hosts: hosts, Token: e.secrets.AdminToken.Reveal(), Control: key,
 		Edge: s.EdgeID, Version: build().Version,
 	}, admin.Parts{
-		Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: drainRoom{e.sink}, Checks: e.checks(),
+		Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: drainRoom{e.sink}, Gate: e.gate.Handler(), Checks: e.checks(),
 		Metrics: []*metrics.Set{e.set}, Log: e.log.With("part", "admin"),
 	})
 	if err != nil {
@@ -326,6 +331,7 @@ func (e *edge) live() error {
 		parts: []part{
 			{name: "admin", run: e.admin.Run},
 			{name: "sink", run: e.sink.Run},
+			{name: "gate", run: e.gate.Run},
 			{name: "proxy", run: e.proxy.Run, up: e.proxy.Started()},
 		},
 		signals: e.signals, failed: e.queue.Failed(), ready: e.ready, interval: interval,
@@ -429,5 +435,5 @@ func askAround(ctx context.Context, s *config.Settings, secrets config.Secrets) 
 	for _, f := range snk.Check(ctx) {
 		findings = append(findings, finding{f.Name, subjects[f.Name], string(f.Level), f.Text, strings.TrimSpace(f.Try)})
 	}
-	return ordered(findings), nil
+	return ordered(append(findings, checkSites(ctx, snk))), nil
 }

@@ -125,6 +125,16 @@ func (l pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "local", Net:
 // do sends one request and returns the body of a 2xx answer. It returns
 // [ErrNotRunning] when nobody listens, and a [RefusedError] for any other status.
 func (c *Client) do(ctx context.Context, method, path string, body any) (io.ReadCloser, error) {
+	return accepted(c.exchange(ctx, method, path, body))
+}
+
+// send is do with a body as it is, nil for none.
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	return accepted(c.roundTrip(ctx, method, path, body))
+}
+
+// exchange sends one request, with a body as JSON unless it is nil.
+func (c *Client) exchange(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -133,11 +143,10 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (io.Read
 		}
 		reader = bytes.NewReader(text)
 	}
-	return c.send(ctx, method, path, reader)
+	return c.roundTrip(ctx, method, path, reader)
 }
 
-// send is do with a body as it is, nil for none.
-func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+func (c *Client) roundTrip(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
@@ -149,6 +158,10 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader) 
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, ErrNotRunning
 	}
+	return resp, err
+}
+
+func accepted(resp *http.Response, err error) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -156,12 +169,17 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader) 
 		return resp.Body, nil
 	}
 	defer resp.Body.Close()
-	refused := &RefusedError{Code: resp.StatusCode}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxProblem)) // What could be read may tell more than the status.
-	if json.Unmarshal(text, &refused.Problem) != nil && strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
+	return nil, refusal(resp.StatusCode, resp.Header.Get("Content-Type"), text)
+}
+
+// refusal makes an error of an answer that refuses.
+func refusal(status int, contentType string, text []byte) error {
+	refused := &RefusedError{Code: status}
+	if json.Unmarshal(text, &refused.Problem) != nil && strings.HasPrefix(contentType, "text/plain") {
 		refused.Problem.Error = failedChecks(string(text))
 	}
-	return nil, refused
+	return refused
 }
 
 // failedChecks joins what /readyz complains about.

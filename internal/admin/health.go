@@ -81,6 +81,8 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 /api/v1/queue/hits         pending hits, one a line
 /api/v1/queue/dead         buried hits, one a line
 /api/v1/drain              how Matomo is fed
+/gate/v1/complete?site=all are all days that are over in Matomo
+/gate/v1/sites             the same for each site
 /debug/pprof/              profiles
 `, s.cfg.Version, s.cfg.Edge)
 }

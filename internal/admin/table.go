@@ -70,6 +70,16 @@ var Table = []Metric{
 	{"sluice_sink_clock_offset_seconds", GaugeType, "Clock of Matomo's database minus ours, in seconds."},
 	{"sluice_sink_eta_seconds", GaugeType, "Forecast of when no hit will wait any more, in seconds from now; NaN when it cannot be said."},
 
+	{"sluice_gate_answers_total", CounterType, "Questions to the gate that were answered, by what the answer was."},
+	{"sluice_gate_incomplete_site_days", GaugeType, "Days of sites that are over and not complete, those of unknown timezone included."},
+	{"sluice_gate_oldest_incomplete_day_end_timestamp_seconds", GaugeType, "When the oldest of these days ended, in Unix seconds; NaN without one."},
+	{"sluice_gate_reopened_total", CounterType, "Days of sites that got more hits after they were complete."},
+	{"sluice_gate_forced_total", CounterType, "Days of sites that were let through although they were not complete, since the longest waiting time was over."},
+	{"sluice_gate_invalidations_total", CounterType, "Orders to Matomo to make the reports of a day anew (gate.invalidate), by outcome."},
+	{"sluice_gate_holds", GaugeType, "Holds in force: orders of somebody that days are not complete."},
+	{"sluice_gate_sites", GaugeType, "Sites in Matomo's list as it was last read."},
+	{"sluice_gate_sites_age_seconds", GaugeType, "Age of that list, in seconds."},
+
 	{"process_cpu_seconds_total", CounterType, "CPU time used by the process, in seconds."},
 	{"process_num_threads", GaugeType, "Threads of the process."},
 	{"process_open_fds", GaugeType, "Open file descriptors."},

@@ -138,9 +138,15 @@ type SinkSettings struct {
 	ProbeInterval  time.Duration `name:"probe-interval" default:"5s" min:"500ms" max:"10m" help:"Time between two looks at whether Matomo can take hits."`
 }
 
-// GateSettings says when a day counts as over.
+// GateSettings says when a day is complete.
 type GateSettings struct {
-	Skew time.Duration `name:"skew" default:"5s" min:"0s" max:"1h" help:"How far clocks may differ: a day counts as over that much later."`
+	Skew           time.Duration `name:"skew" default:"5s" min:"0s" max:"1h" help:"How far clocks may differ: a day counts as over that much later, and nothing is complete while Matomo's clock is farther off."`
+	MaxHold        time.Duration `name:"max-hold" default:"0" min:"10m" max:"8760h" zero:"never" help:"How long after its end a day that is not complete is waited for; then archiving is let through, with an error in the log. 0 is for ever."`
+	Scope          Choice        `name:"scope" oneof:"sites,all-only" default:"sites" help:"all-only answers for all sites together only, where plugins of Matomo move hits from one site to another."`
+	DeadLetters    Choice        `name:"dead-letters" oneof:"report,block" default:"report" help:"report: buried hits are shown with a day, which may be complete without them; block: it is not."`
+	QueuedTracking Choice        `name:"queued-tracking" oneof:"wait,ignore" default:"wait" help:"wait: no day is complete while Matomo's plugin QueuedTracking holds hits, or while it is on and nobody can see that; ignore: its queue does not count."`
+	Invalidate     Choice        `name:"invalidate" oneof:"off,on" default:"off" help:"on: Matomo is told to make the reports of a day anew when hits came to it after it was complete. Needs a token with admin rights."`
+	InvalidateAge  time.Duration `name:"invalidate-age" default:"720h" min:"24h" max:"87600h" help:"Age up to which that is done; below the age at which Matomo deletes its raw data."`
 }
 
 // ShutdownSettings bounds a graceful stop.

@@ -105,8 +105,10 @@ type Matomo struct {
 	script  script
 	records records
 	logins  map[string][]time.Time // wrong tokens, by the address that they were booked on
-	changed chan struct{}          // closed and replaced at every change of records
-	done    bool
+	// forgotten are the orders to forget reports that were carried out.
+	forgotten []Invalidation
+	changed   chan struct{} // closed and replaced at every change of records
+	done      bool
 }
 
 // state is what tests switch while requests run.

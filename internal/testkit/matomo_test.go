@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -343,7 +344,8 @@ func TestSecureOnlyToken(t *testing.T) {
 }
 
 func TestReportingAPI(t *testing.T) {
-	base := testkit.NewMatomo(testkit.MatomoConfig{}).Serve(t)
+	m := testkit.NewMatomo(testkit.MatomoConfig{})
+	base := m.Serve(t)
 	tests := []struct {
 		name, query string
 		status      int
@@ -353,6 +355,13 @@ func TestReportingAPI(t *testing.T) {
 		{"says the version", "method=API.getMatomoVersion&token_auth=" + testkit.AdminToken, 200, `{"value":"5.0.2"}`},
 		{"describes a site", "method=SitesManager.getSiteFromId&idSite=2&token_auth=" + testkit.SuperToken, 200, `{"idsite":2,`},
 		{"knows no such site", "method=SitesManager.getSiteFromId&idSite=9&token_auth=" + testkit.SuperToken, 200, `{"message":"no such website","result":"error"}`},
+		{"describes all sites", "method=SitesManager.getAllSites&showColumns=idsite,name,timezone,ts_created&token_auth=" + testkit.SuperToken, 200,
+			`{"1":{"idsite":1,"name":"site UTC","timezone":"UTC","ts_created":"2020-01-01 00:00:00"},"2":{"idsite":2,"name":"site Europe/Berlin",`},
+		{"describes all sites to a superuser only", "method=SitesManager.getAllSites&token_auth=" + testkit.AdminToken, 401, `{"message"`},
+		{"forgets reports", "method=CoreAdminHome.invalidateArchivedReports&idSites=1&dates=2026-11-26&period=day&token_auth=" + testkit.AdminToken, 200,
+			`["Success. The following dates were invalidated successfully: 2026-11-26"]`},
+		{"forgets no reports of a site of others", "method=CoreAdminHome.invalidateArchivedReports&idSites=1,2&dates=2026-11-26&token_auth=" + testkit.AdminToken, 401, `{"message"`},
+		{"forgets no reports of no site", "method=CoreAdminHome.invalidateArchivedReports&idSites=9&dates=2026-11-26&token_auth=" + testkit.SuperToken, 401, `{"message"`},
 		{"refuses a stranger", "method=SitesManager.getAllSitesId&token_auth=x", 401, "<!DOCTYPE"},
 		{"refuses nobody", "method=SitesManager.getAllSitesId", 401, `{"message"`},
 		{"refuses too little", "method=SitesManager.getAllSitesId&token_auth=" + testkit.AdminToken, 401, `{"message"`},
@@ -369,6 +378,9 @@ func TestReportingAPI(t *testing.T) {
 				t.Errorf("got %d %q %v, want %d %q", res.StatusCode, b, err, tt.status, tt.body)
 			}
 		})
+	}
+	if got, want := m.Invalidations(), []testkit.Invalidation{{Sites: "1", Dates: "2026-11-26", Period: "day"}}; !slices.Equal(got, want) {
+		t.Errorf("forgot %+v, want %+v", got, want)
 	}
 }
 

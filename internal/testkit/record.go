@@ -162,6 +162,7 @@ func (m *Matomo) Reset() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.records = newRecords()
+	m.forgotten = nil
 	m.requests.Store(0)
 	m.received.Store(0)
 	m.recorded.Store(0)

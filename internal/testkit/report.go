@@ -1,9 +1,11 @@
 package testkit
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Version is what the fake says it is, unless SetVersion says otherwise.
@@ -49,6 +51,16 @@ func (m *Matomo) report(w http.ResponseWriter, r *http.Request) {
 			ids = append(ids, s.ID)
 		}
 		sendJSON(w, http.StatusOK, ids)
+	case method == "SitesManager.getAllSites" && rights.Super:
+		sites := map[int64]map[string]any{}
+		for _, s := range m.cfg.Sites {
+			sites[s.ID] = columns(describeSite(s), r.FormValue("showColumns"))
+		}
+		sendJSON(w, http.StatusOK, sites)
+	case method == "CoreAdminHome.invalidateArchivedReports" && m.isAdmin(rights, r.FormValue("idSites")):
+		dates := r.FormValue("dates")
+		m.invalidate(Invalidation{Sites: r.FormValue("idSites"), Dates: dates, Period: r.FormValue("period")})
+		sendJSON(w, http.StatusOK, []string{"Success. The following dates were invalidated successfully: " + strings.ReplaceAll(dates, ",", ", ")})
 	case method == "SitesManager.getSitesIdWithAdminAccess" && known:
 		ids := []int64{}
 		if !rights.WriteOnly {
@@ -71,8 +83,7 @@ func (m *Matomo) report(w http.ResponseWriter, r *http.Request) {
 	case method == "SitesManager.getSiteFromId" && m.sites[site].ID == 0 && rights.Super:
 		sendJSON(w, http.StatusOK, map[string]string{"result": "error", "message": "no such website"})
 	case method == "SitesManager.getSiteFromId" && allowed:
-		sendJSON(w, http.StatusOK, map[string]any{"idsite": site, "name": "site " + m.sites[site].Timezone,
-			"timezone": m.sites[site].Timezone, "ts_created": "2020-01-01 00:00:00", "type": "website"})
+		sendJSON(w, http.StatusOK, describeSite(m.sites[site]))
 	case method == "Goals.getGoals" && allowed:
 		goals := []map[string]any{}
 		for _, id := range m.sites[site].Goals {
@@ -82,6 +93,48 @@ func (m *Matomo) report(w http.ResponseWriter, r *http.Request) {
 	default:
 		refuse("no access to this resource")
 	}
+}
+
+// describeSite gives some of a site's columns.
+func describeSite(s Site) map[string]any {
+	return map[string]any{"idsite": s.ID, "name": "site " + s.Timezone,
+		"timezone": s.Timezone, "ts_created": "2020-01-01 00:00:00", "type": "website"}
+}
+
+// columns leaves those of a row that showColumns names; all without it.
+func columns(row map[string]any, show string) map[string]any {
+	if show != "" {
+		names := strings.Split(show, ",")
+		maps.DeleteFunc(row, func(name string, _ any) bool { return !slices.Contains(names, name) })
+	}
+	return row
+}
+
+// isAdmin says whether a token has admin access to all of the listed sites.
+func (m *Matomo) isAdmin(rights Token, sites string) bool {
+	for text := range strings.SplitSeq(sites, ",") {
+		site, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || m.sites[site].ID == 0 || !rights.Super && (rights.WriteOnly || !slices.Contains(rights.Sites, site)) {
+			return false
+		}
+	}
+	return true
+}
+
+// An Invalidation is one order to forget reports, as it was given.
+type Invalidation struct{ Sites, Dates, Period string }
+
+func (m *Matomo) invalidate(i Invalidation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgotten = append(m.forgotten, i)
+}
+
+// Invalidations gives the orders to forget reports that were carried out, in order.
+func (m *Matomo) Invalidations() []Invalidation {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.forgotten)
 }
 
 func sendJSON(w http.ResponseWriter, status int, v any) {
