@@ -382,7 +382,6 @@ func (l *lanes) noteTaken(g group, now time.Time) {
 // maxTaken is how many groups are remembered before old ones are let go.
 const maxTaken = 1024
 
-// idle reports whether no lane is ready.
 // readyLanes counts the lanes whose head may be sent.
 func (l *lanes) readyLanes() int {
 	n := 0
@@ -392,6 +391,7 @@ func (l *lanes) readyLanes() int {
 	return n
 }
 
+// idle reports whether no lane is ready.
 func (l *lanes) idle() bool { return l.nextHeap(time.Time{}) == nil }
 
 // release ends the flight of hits: what is settled leaves, and the lanes are placed
