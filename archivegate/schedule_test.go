@@ -11,7 +11,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of the random tests; 0 = a new one")
-	schedules = flag.Int("schedules", 2000, "random schedules of one run")
+	schedules = flag.Int("schedules", 1000, "random schedules of one run")
 )
 
 // zones are of all kinds: ahead and behind, halves and quarters, clocks that jump over
