@@ -349,6 +349,40 @@ func TestReconcileTwins(t *testing.T) {
 	}
 }
 
+// TestATwinOfAHitInDoubtWaits: sent meanwhile, its row would be taken for that of the hit
+// in doubt, which is not there.
+func TestATwinOfAHitInDoubtWaits(t *testing.T) {
+	tr := newTruths(t)(t, testkit.MatomoConfig{})
+	tr.cfg.ServerLimit = 6 * time.Second // longer than the breaker is open
+	tr.cfg.AddressMask = "0"             // no change of it, which would make one lane of the site
+	tr.add(tr.hit("9", 3, "action_name=Warm"+mark("w")))
+	r := tr.start()
+	tr.src.waitSettled(soon(t), 1)
+	now := time.Now()
+	twin := func(visitor, name string) hit.Pending { // as they come, so that their lanes are two
+		p := tr.hit(visitor, 0, "action_name=Home&url=http%3A%2F%2Fone.example%2F"+mark(name))
+		p.At, p.ReceivedAt = now.Unix(), now.UnixNano()
+		return p
+	}
+	tr.matomo.Next(testkit.Reset(testkit.RolledBack))
+	tr.add(twin("1", "a"))
+	ctx := soon(t)
+	for r.Status().Uncertain == 0 {
+		if ctx.Err() != nil {
+			t.Fatal("the first hit does not come into doubt")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	tr.add(twin("2", "b"))
+	tr.src.waitSettled(ctx, 3)
+	if rows := tr.server.Exec("SELECT COUNT(*) FROM matomo.matomo_log_link_visit_action"); rows[0][0] != "3" {
+		t.Errorf("%s rows, want 3", rows[0][0])
+	}
+	if marks := tr.matomo.Marks(); len(marks) != 3 {
+		t.Errorf("recorded %v, want each of three", marks)
+	}
+}
+
 // TestReconcileAfterACrash: the process ends between journal and request, between
 // commit and answer, and between answer and settling.
 func TestReconcileAfterACrash(t *testing.T) {
