@@ -24,7 +24,7 @@ const (
 	Finished  = "finished"
 )
 
-// day gives the day that a query means at a site. That of days before waits for them,
+// dayMeant gives the day that a query means at a site. That of days before waits for them,
 // so the last one that is over stands for all.
 func (v *view) dayMeant(s *listed, q *Query) (Date, error) {
 	switch q.Date {
@@ -94,12 +94,7 @@ func (g *Gate) One(ctx context.Context, q Query) (Answer, error) {
 // answer judges the day that a query means.
 func (v *view) answer(s *listed, q *Query) (Answer, error) {
 	if s.err != nil {
-		// On a day that may be over or not, the later one is waited for.
-		d := dateOf(v.now.UTC().Add(-maxOffset))
-		if date, err := ParseDate(q.Date); err == nil {
-			d = date
-		}
-		return v.blind(s, d), nil
+		return v.blind(s, v.dayAnywhere(q)), nil
 	}
 	d, err := v.dayMeant(s, q)
 	if err != nil {
@@ -108,12 +103,18 @@ func (v *view) answer(s *listed, q *Query) (Answer, error) {
 	return v.judge(s, d), nil
 }
 
+// dayAnywhere gives the day that a query means where no timezone is known: by name the
+// last one that is surely over, wherever that is.
+func (v *view) dayAnywhere(q *Query) Date {
+	if d, err := ParseDate(q.Date); err == nil {
+		return d
+	}
+	return dateOf(v.now.UTC().Add(-maxOffset))
+}
+
 // unlisted answers for a site of which nothing is known.
 func (v *view) unlisted(q *Query) Answer {
-	d, err := ParseDate(q.Date)
-	if err != nil {
-		d = dateOf(v.now.UTC().Add(-maxOffset))
-	}
+	d := v.dayAnywhere(q)
 	a := Answer{V: 1, Site: q.Site, Date: d, State: StateUnknown, Reasons: []string{v.listTrouble()}}
 	_, all, _ := v.g.parts.Ledger.Sums(q.Site, 0, ceilQuarter(latestEnd(d)))
 	a.Pending = all.Pending()
@@ -217,9 +218,7 @@ func (sum *Summary) add(a *Answer) {
 	case StateForced:
 		sum.SitesForced++
 	}
-	if weight[a.State] > weight[sum.State] {
-		sum.State = a.State
-	}
+	sum.State = heavier(sum.State, a.State)
 	if a.State != StateComplete && len(sum.Waiting) < maxWaiting {
 		sum.Waiting = append(sum.Waiting, *a)
 	}

@@ -47,8 +47,8 @@ type Ledger interface {
 // Arrivals knows what is being received.
 type Arrivals interface {
 	// Written gives a time such that every request that was completely received before
-	// it is by now in the ledger, or was refused. It gets on as time does, whether or
-	// not it is asked.
+	// it is by now in the ledger, or was refused. It gets on with every question, but for
+	// requests that take long.
 	Written() time.Time
 }
 

@@ -109,13 +109,24 @@ func (o *orders) holding(now time.Time) []Hold {
 	return append([]Hold{}, o.holds...)
 }
 
-// saveLocked keeps the orders. The caller undoes what it changed if that fails.
+// saveLocked keeps the orders.
 func (o *orders) saveLocked() error {
 	text, err := json.Marshal(keptOrders{V: 1, Holds: o.holds, Leases: o.leases})
 	if err != nil {
 		return err
 	}
 	return o.keep.Save(ordersName, text)
+}
+
+// setLocked changes the orders once that is kept; if it fails they are as before.
+func (o *orders) setLocked(holds []Hold, leases []Lease) error {
+	holdsBefore, leasesBefore := o.holds, o.leases
+	o.holds, o.leases = holds, leases
+	err := o.saveLocked()
+	if err != nil {
+		o.holds, o.leases = holdsBefore, leasesBefore
+	}
+	return err
 }
 
 // Hold orders that days are not complete for a time; a hold of the same name is
@@ -135,15 +146,11 @@ func (g *Gate) Hold(h Hold, length time.Duration) (Hold, error) {
 	h.Until = h.Since.Add(length)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	before := o.holds
-	o.holds = slices.DeleteFunc(slices.Clone(before), func(x Hold) bool { return x.Name == h.Name })
-	if len(o.holds) >= maxOrders {
-		o.holds = before
+	others := slices.DeleteFunc(slices.Clone(o.holds), func(x Hold) bool { return x.Name == h.Name })
+	if len(others) >= maxOrders {
 		return Hold{}, usage("there are %d holds already", maxOrders)
 	}
-	o.holds = append(o.holds, h)
-	if err := o.saveLocked(); err != nil {
-		o.holds = before
+	if err := o.setLocked(append(others, h), o.leases); err != nil {
 		return Hold{}, err
 	}
 	g.log.Info("days are held by order", "hold", h.Name, "who", h.Who, "until", h.Until)
@@ -155,13 +162,11 @@ func (g *Gate) Release(name, who string) (bool, error) {
 	o := g.orders
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	before := o.holds
-	o.holds = slices.DeleteFunc(slices.Clone(before), func(x Hold) bool { return x.Name == name })
-	if len(o.holds) == len(before) {
+	others := slices.DeleteFunc(slices.Clone(o.holds), func(x Hold) bool { return x.Name == name })
+	if len(others) == len(o.holds) {
 		return false, nil
 	}
-	if err := o.saveLocked(); err != nil {
-		o.holds = before
+	if err := o.setLocked(others, o.leases); err != nil {
 		return false, err
 	}
 	g.log.Info("a hold is over", "hold", name, "who", who)
@@ -185,8 +190,7 @@ func (g *Gate) Lock(name, who, key string, length time.Duration) (Lease, error) 
 	now := o.now().UTC()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	before := o.leases
-	kept := slices.DeleteFunc(slices.Clone(before), func(l Lease) bool { return !l.Until.After(now) })
+	kept := slices.DeleteFunc(slices.Clone(o.leases), func(l Lease) bool { return !l.Until.After(now) })
 	i := slices.IndexFunc(kept, func(l Lease) bool { return l.Name == name })
 	switch {
 	case i >= 0 && kept[i].Key != key:
@@ -204,9 +208,7 @@ func (g *Gate) Lock(name, who, key string, length time.Duration) (Lease, error) 
 		i = len(kept)
 		kept = append(kept, Lease{Name: name, Who: who, Since: now, Until: now.Add(length), Key: rand.Text()})
 	}
-	o.leases = kept
-	if err := o.saveLocked(); err != nil {
-		o.leases = before
+	if err := o.setLocked(o.holds, kept); err != nil {
 		return Lease{}, err
 	}
 	return kept[i], nil
@@ -217,16 +219,11 @@ func (g *Gate) Unlock(name, key string) error {
 	o := g.orders
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	before := o.leases
-	o.leases = slices.DeleteFunc(slices.Clone(before), func(l Lease) bool { return l.Name == name && l.Key == key })
-	if len(o.leases) == len(before) {
+	others := slices.DeleteFunc(slices.Clone(o.leases), func(l Lease) bool { return l.Name == name && l.Key == key })
+	if len(others) == len(o.leases) {
 		return nil
 	}
-	if err := o.saveLocked(); err != nil {
-		o.leases = before
-		return err
-	}
-	return nil
+	return o.setLocked(o.holds, others)
 }
 
 func plainOrder(name string) error {

@@ -65,10 +65,9 @@ type lister struct {
 	keep   Keeper
 	log    *slog.Logger
 	now    func() time.Time
+	every  time.Duration
 
 	asking sync.Mutex // held while the source is asked
-
-	every time.Duration
 
 	mu    sync.Mutex // guards all below
 	zones map[string]zoneOrError

@@ -301,9 +301,9 @@ func (v *view) openDays(s *listed, until Date) (days int, oldest time.Time) {
 		if !d.Before(until) {
 			break
 		}
-		if end := v.day(s, d).end; days == 1 || d != last {
+		if d != last {
 			days++
-			if end.Before(oldest) {
+			if end := v.day(s, d).end; end.Before(oldest) {
 				oldest = end
 			}
 		}
@@ -313,7 +313,7 @@ func (v *view) openDays(s *listed, until Date) (days int, oldest time.Time) {
 }
 
 // strays counts the pending hits, with an effective time that may fall on d or a day
-// before, of sites that are not in Matomo's list. sites are the first few of them.
+// before, of sites that are not in Matomo's list, and names the sites in no order.
 func (v *view) strays(d Date) (hits int64, sites []int64) {
 	end := ceilQuarter(latestEnd(d))
 	for site, slots := range v.slots {

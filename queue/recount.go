@@ -2,9 +2,10 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
+
+	"sluice/internal/hit"
 )
 
 // A Recount is what reading every pending hit has shown of the counters.
@@ -33,17 +34,7 @@ func (q *Queue) Recount(ctx context.Context) (Recount, error) {
 	defer then.thaw()
 	there := map[counterKey]int64{}
 	out := Recount{}
-	err := s.walk(ctx, then.floor, then.last, func(f found) (bool, error) {
-		if f.missing != 0 {
-			return true, nil
-		}
-		b, sets, err := decodeBlock(s.keys, f.key, f.value)
-		if errors.Is(err, errDamaged) {
-			return true, nil
-		}
-		if err != nil {
-			return false, err
-		}
+	err := s.walkReadable(ctx, then.floor, then.last, func(b *block, sets []*hit.RequestSet) bool {
 		index := uint32(0)
 		for _, set := range sets {
 			for i := range set.Hits {
@@ -54,7 +45,7 @@ func (q *Queue) Recount(ctx context.Context) (Recount, error) {
 				index++
 			}
 		}
-		return true, nil
+		return true
 	})
 	if err != nil {
 		return Recount{}, fmt.Errorf("recount: %w", err)

@@ -304,6 +304,19 @@ func (s *stream) peek(ctx context.Context, from uint64, visit func(hit.Pending) 
 	s.mu.Lock()
 	from, last := max(from, s.st.floor), s.st.lastNumber
 	s.mu.Unlock()
+	return s.walkReadable(ctx, from, last, func(b *block, sets []*hit.RequestSet) bool {
+		for _, p := range s.pendingOf(b, sets) {
+			if !visit(p) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// walkReadable is walk for those who want the content of blocks, and pass over what is
+// missing or damaged.
+func (s *stream) walkReadable(ctx context.Context, from, last uint64, visit func(*block, []*hit.RequestSet) bool) error {
 	return s.walk(ctx, from, last, func(f found) (bool, error) {
 		if f.missing != 0 {
 			return true, nil
@@ -315,11 +328,6 @@ func (s *stream) peek(ctx context.Context, from uint64, visit func(hit.Pending) 
 		if err != nil {
 			return false, err
 		}
-		for _, p := range s.pendingOf(b, sets) {
-			if !visit(p) {
-				return false, nil
-			}
-		}
-		return true, nil
+		return visit(b, sets), nil
 	})
 }

@@ -18,8 +18,8 @@ const pauseFile = "pause.json"
 // keptPause reads the pause that an earlier process was in, nil when there is none.
 // A file that cannot be read costs the pause, and never the start.
 func keptPause(dir string, log *slog.Logger) *sink.Pause {
-	text, err := os.ReadFile(filepath.Join(dir, pauseFile))
-	if errors.Is(err, os.ErrNotExist) {
+	text, err := keeper{dir}.Load(pauseFile)
+	if err == nil && text == nil {
 		return nil
 	}
 	var p sink.Pause

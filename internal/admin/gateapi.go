@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -30,7 +29,7 @@ func (s *Server) routeGate(mux *http.ServeMux) {
 func NewClientAt(base, key string) (*Client, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("want an address such as http://edge-1:8444")
+		return nil, errors.New("want an address such as http://edge-1:8444")
 	}
 	c := NewClient(u.Host, key)
 	c.base = u.Scheme + "://" + u.Host + strings.TrimSuffix(u.Path, "/")
