@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -62,8 +63,12 @@ type Config struct {
 	Listen     string // address of the HTTPS listener; "" is off
 	ListenHTTP string // address of the plain listener; "" is off
 
-	// TLSConfig is required with Listen; [SelfSigned] and [LoadFiles] make one.
-	TLSConfig *tls.Config
+	TLSConfig *tls.Config // required with Listen
+
+	// AnswerChallenge answers an authority's HTTP-01 request on the plain listener and
+	// reports true, or writes nothing and reports false when the token is not one of
+	// this edge's: then the request is Matomo's. Nil knows no tokens.
+	AnswerChallenge func(w http.ResponseWriter, r *http.Request) bool
 
 	Upstream *url.URL       // Matomo's address, with its base path
 	Trusted  []netip.Prefix // peers whose forwarding headers are believed

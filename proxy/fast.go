@@ -77,7 +77,12 @@ func (s *Server) serveConn(conn net.Conn) {
 			_ = conn.Close() // the handshake's error is counted
 			return
 		}
-		if protocol := tlsConn.ConnectionState().NegotiatedProtocol; protocol != "" && protocol != "http/1.1" {
+		switch tlsConn.ConnectionState().NegotiatedProtocol {
+		case "", "http/1.1":
+		case "acme-tls/1":
+			_ = conn.Close() // the authority has seen what it asked for in the handshake
+			return
+		default:
 			s.handOver(conn)
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,6 +15,8 @@ const (
 	livePath  = "/-/livez"
 	readyPath = "/-/readyz"
 	ownPrefix = "/-/"
+	// challengePrefix begins the paths where authorities ask for proof (RFC 8555, 8.3).
+	challengePrefix = "/.well-known/acme-challenge/"
 )
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
@@ -24,6 +27,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { s.metrics.code(counting.status()) }()
 	w = counting
 
+	if r.TLS == nil && s.cfg.AnswerChallenge != nil && strings.HasPrefix(r.URL.Path, challengePrefix) && s.cfg.AnswerChallenge(w, r) {
+		return
+	}
 	p := cleanPath(r.URL.Path)
 	switch {
 	case r.Method == http.MethodTrace || r.Method == http.MethodConnect:

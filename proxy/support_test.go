@@ -21,6 +21,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"sluice/internal/hit"
+	"sluice/proxy/certs"
 )
 
 // testTime is the clock of nearly every test: Thursday, 2026-11-19 12:00:00 UTC.
@@ -123,12 +124,12 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tlsConfig, _, err := SelfSigned(t.TempDir())
+	keeper, err := certs.Open(certs.Config{Mode: certs.ModeSelfSigned, Dir: t.TempDir()}, slog.New(slog.DiscardHandler), r.set)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Listen: "127.0.0.1:0", ListenHTTP: "127.0.0.1:0", TLSConfig: tlsConfig, Upstream: upstream,
+		Listen: "127.0.0.1:0", ListenHTTP: "127.0.0.1:0", TLSConfig: keeper.TLSConfig(), Upstream: upstream,
 		Grace: 5 * time.Second, Now: func() time.Time { return time.Unix(testTime, 123456789) },
 	}
 	if change != nil {

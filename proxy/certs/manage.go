@@ -1,0 +1,220 @@
+package certs
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
+)
+
+// roundTimeout bounds one attempt, waiting for another edge's attempt included.
+const roundTimeout = 5 * time.Minute
+
+// An engine is certmagic, set up to do one thing at a time when it is told to.
+type engine struct {
+	config *certmagic.Config
+	cache  *certmagic.Cache // holds a certificate only while it is looked at
+	issuer *certmagic.ACMEIssuer
+}
+
+// run obtains and renews until ctx is done.
+func (a *acmeSource) run(ctx context.Context) {
+	defer close(a.stopped)
+	// certmagic opens a listener for challenges where it finds none. The answers are
+	// given by the public listeners, wherever those are, so it is shown this one.
+	decoy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		a.log.Error("certificates are not obtained and not renewed until a restart", "err", err)
+		<-ctx.Done()
+		return
+	}
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer decoy.Close()
+	// It ends when the listener is closed.
+	parts.Go(func() { swallow(decoy) })
+
+	a.engine.Store(a.newEngine(decoy.Addr().(*net.TCPAddr).Port))
+	defer a.engine.Store(nil)
+	if !a.cfg.OnDemand {
+		for _, name := range a.cfg.Domains {
+			// It ends with ctx.
+			parts.Go(func() { a.manage(ctx, name, nil) })
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case name := <-a.requests:
+			// It ends with ctx, or when the name cannot be had.
+			parts.Go(func() { a.manage(ctx, name, a.demanded(name)) })
+		}
+	}
+}
+
+// swallow takes connections and closes them.
+func swallow(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		_ = conn.Close() // nobody expects anything of it
+	}
+}
+
+func (a *acmeSource) newEngine(decoyPort int) *engine {
+	e := &engine{}
+	logger := newZap(a.log)
+	e.cache = certmagic.NewCache(certmagic.CacheOptions{
+		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return e.config, nil },
+		RenewCheckInterval: a.cfg.pace.look, // a certificate is renewed in time for the next look
+		Logger:             logger,
+	})
+	// Its own maintenance would run beside ours, in goroutines that nobody waits for.
+	e.cache.Stop()
+	e.config = certmagic.New(e.cache, certmagic.Config{
+		RenewalWindowRatio: a.cfg.pace.renewRatio,
+		KeySource:          certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
+		// Without HTTPProxy certmagic asks with a client that has no time limit.
+		OCSP:    certmagic.OCSPConfig{HTTPProxy: http.ProxyFromEnvironment},
+		Storage: a.storage,
+		OnEvent: a.event,
+		Logger:  logger,
+	})
+	template := certmagic.ACMEIssuer{
+		CA: a.cfg.CA, Email: a.cfg.Email, Agreed: true, TrustedRoots: a.roots,
+		DisableHTTPChallenge: !a.cfg.HTTP, DisableTLSALPNChallenge: !a.cfg.TLSALPN,
+		ListenHost: "127.0.0.1", AltHTTPPort: decoyPort, AltTLSALPNPort: decoyPort,
+		Logger: logger,
+	}
+	if a.cfg.KeyID != "" {
+		template.ExternalAccount = &acme.EAB{KeyID: a.cfg.KeyID, MACKey: a.cfg.MACKey}
+	}
+	e.issuer = certmagic.NewACMEIssuer(e.config, template)
+	e.config.Issuers = []certmagic.Issuer{quietIssuer{e.issuer}}
+	return e
+}
+
+// event counts what certmagic has achieved. What failed is counted by [acmeSource.manage],
+// which also sees what certmagic does not report.
+func (a *acmeSource) event(_ context.Context, event string, data map[string]any) error {
+	if event != "cert_obtained" {
+		return nil
+	}
+	if renewal, _ := data["renewal"].(bool); renewal {
+		a.metrics.renewed.Inc()
+		a.log.Info("certificate renewed", "name", data["identifier"])
+	} else {
+		a.metrics.obtained.Inc()
+		a.log.Info("certificate obtained", "name", data["identifier"])
+	}
+	return nil
+}
+
+// manage keeps the certificate of one name good until ctx is done. It looks at it every
+// now and then: in storage, where another edge may have renewed it, at its OCSP staple
+// and at when the authority wants it renewed. A name on demand that cannot be had is
+// not managed: manage returns after the first attempt.
+func (a *acmeSource) manage(ctx context.Context, name string, d *demand) {
+	failures := 0
+	if d != nil {
+		failures = d.failures
+	}
+	for {
+		a.mu.RLock()
+		wake := a.wake // taken first, so that a reload during the round is not missed
+		a.mu.RUnlock()
+		err := a.round(ctx, name, failures)
+		pause := a.cfg.pace.look
+		switch {
+		case ctx.Err() != nil:
+			a.settle(name, d, failures, 0)
+			return
+		case err != nil:
+			failures++
+			pause = a.failed(name, failures, err)
+		default:
+			failures = 0
+		}
+		if !a.settle(name, d, failures, pause) {
+			return
+		}
+		d = nil
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-wake:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// failed counts and tells, and gives the time until the next attempt.
+func (a *acmeSource) failed(name string, failures int, err error) time.Duration {
+	a.metrics.failed.Inc()
+	p := a.cfg.pace
+	pause := p.longestRetry
+	if shift := failures - 1; shift < 16 {
+		pause = min(pause, p.firstRetry<<shift)
+	}
+	// Edges that failed together do not try again together.
+	pause += time.Duration(rand.Int64N(int64(pause)/10 + 1))
+	shown := "the self-signed one"
+	if certificate := a.lookup(name); certificate != nil {
+		shown = "the old one, until " + certificate.Leaf.NotAfter.UTC().Format(time.RFC3339)
+	}
+	a.log.Warn("certificate not obtained or not renewed, will try again", "name", name,
+		"in", pause.Round(time.Second), "attempt", failures, "shown", shown, "err", err)
+	return pause
+}
+
+// round loads the certificate of a name from storage, obtains or renews it if needed,
+// and takes what it got into use, also when the rest of it failed.
+func (a *acmeSource) round(ctx context.Context, name string, failures int) error {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	// After a failure certmagic tries a test directory first, where there is one.
+	ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, &failures)
+	e := a.engine.Load()
+	err := e.config.ManageSync(ctx, []string{name})
+	var newest *certmagic.Certificate
+	for _, c := range e.cache.AllMatchingCertificates(name) {
+		if newest == nil || c.Leaf.NotAfter.After(newest.Leaf.NotAfter) {
+			newest = &c
+		}
+	}
+	e.cache.RemoveManaged([]certmagic.SubjectIssuer{{Subject: name}})
+	if newest != nil {
+		a.put(name, &newest.Certificate)
+	}
+	if err == nil && newest == nil {
+		return fmt.Errorf("certificate of %s: neither a certificate nor an error", name)
+	}
+	return err
+}
+
+// A quietIssuer never asks a human at the terminal, which certmagic's own does when
+// there is no e-mail address and it is told to do one thing at a time.
+type quietIssuer struct{ *certmagic.ACMEIssuer }
+
+// PreCheck is part of [certmagic.PreChecker].
+func (i quietIssuer) PreCheck(ctx context.Context, names []string, _ bool) error {
+	return i.ACMEIssuer.PreCheck(ctx, names, false)
+}
+
+// Issue is part of [certmagic.Issuer].
+func (i quietIssuer) Issue(ctx context.Context, request *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	return i.ACMEIssuer.Issue(ctx, request)
+}
