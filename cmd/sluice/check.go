@@ -66,7 +66,7 @@ func (c *checkCommand) Run(ctx context.Context, o *printer, l *config.Loader, k 
 		return c.list(o, l, k)
 	}
 	findings := settingsFindings(l, k, faults, warnings)
-	findings = append(findings, c.disk(o), c.encryption(secrets), c.listen(o.now()))
+	findings = append(findings, c.disk(o), c.encryption(secrets), c.listen(secrets, o.now()))
 	if len(faults) == 0 {
 		findings = append(findings, c.far(ctx, o, secrets)...)
 	}
@@ -205,7 +205,7 @@ func (c *checkCommand) judgeDisk(f finding, m mount, dir string, free, reserve i
 }
 
 // listen looks at the certificate; the port may be in use by the Sluice that runs.
-func (c *checkCommand) listen(now time.Time) finding {
+func (c *checkCommand) listen(secrets config.Secrets, now time.Time) finding {
 	f := finding{Name: "listen", Subject: string(c.Listen), Level: levelOK}
 	switch c.TLS.Mode {
 	case "off":
@@ -214,8 +214,8 @@ func (c *checkCommand) listen(now time.Time) finding {
 		f.Text = "certificate: self-signed"
 	case "files":
 		f.Level, f.Text = certificate(c.TLS.CertFile, c.TLS.KeyFile, now)
-	default:
-		f.Level, f.Text = levelUnset, "certificate: "+string(c.TLS.Mode)
+	case "acme":
+		f.Level, f.Text = c.authority(secrets, now)
 	}
 	if c.ListenHTTP != "" {
 		f.Text += ", plain HTTP on " + string(c.ListenHTTP)

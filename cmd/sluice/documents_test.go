@@ -76,8 +76,8 @@ func TestDocumentsKnowAllSettings(t *testing.T) {
 			text = "`" + text + "`"
 		}
 		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", f.Name, text, strings.ReplaceAll(f.Help, "|", "\\|"))
-		if f.Name == "config" || f.Name == "tls.acme-ca" || f.Name == "tls.acme-email" || f.Name == "tls.domains" {
-			continue // not for the file, or not in this version
+		if f.Name == "config" {
+			continue // not for the file
 		}
 		if !regexp.MustCompile(`(?m)^#?` + regexp.QuoteMeta(f.Name) + `:`).MatchString(sample) {
 			t.Errorf("deploy/sluice.yaml does not have %s", f.Name)
@@ -129,7 +129,7 @@ func TestDocumentsKnowAllMetrics(t *testing.T) {
 func TestCodeKnowsAllMetrics(t *testing.T) {
 	used := map[string]bool{"sluice_build_info": true} // written by the private listener itself
 	name := regexp.MustCompile("[\"`](sluice_[a-z_]+)")
-	for _, room := range []string{"proxy", "queue", "sink", "archivegate"} {
+	for _, room := range []string{"proxy", "proxy/certs", "queue", "sink", "archivegate"} {
 		files, err := filepath.Glob(filepath.Join(root, room, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no sources in %s: %v", room, err)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +22,7 @@ import (
 	"sluice/internal/hit"
 	"sluice/internal/sdnotify"
 	"sluice/proxy"
+	"sluice/proxy/certs"
 	"sluice/queue"
 	"sluice/sink"
 )
@@ -56,6 +56,7 @@ type edge struct {
 	set         *metrics.Set
 	queue       *queue.Queue
 	sink        *sink.Sink
+	certs       *certs.Keeper // nil with tls.mode off
 	proxy       *proxy.Server
 	gate        *archivegate.Gate
 	admin       *admin.Server
@@ -207,9 +208,8 @@ func (e *edge) buildProxy() error {
 	if connections < s.Proxy.MaxConnections {
 		e.log.Info("the limit on open files lowers the number of connections", "connections", connections, "files", files)
 	}
-	certificates, err := e.certificates()
-	if err != nil {
-		return &failure{exitSettings, "settings", err, "sluice check"}
+	if err := e.openCertificates(); err != nil {
+		return err
 	}
 	trusted := make([]netip.Prefix, len(s.Proxy.Trusted))
 	for i, p := range s.Proxy.Trusted {
@@ -219,8 +219,8 @@ func (e *edge) buildProxy() error {
 	if s.TLS.Mode == "off" && https != "" {
 		https, http = "", https
 	}
-	e.proxy, err = proxy.New(proxy.Config{
-		Listen: https, ListenHTTP: http, TLSConfig: certificates,
+	cfg := proxy.Config{
+		Listen: https, ListenHTTP: http,
 		Upstream: s.Matomo.URL.URL, Trusted: trusted, MaskAddress: s.Proxy.MaskAddress, CollapseRetries: s.Proxy.CollapseRetries == "on", Expose: string(s.Proxy.Expose),
 		Limits: proxy.Limits{
 			HeaderBytes: int(s.Proxy.MaxHeader), BodyBytes: int64(s.Proxy.MaxBody), BodyMemory: int64(s.Proxy.BodyMemory),
@@ -233,8 +233,12 @@ func (e *edge) buildProxy() error {
 		CustomTimestampAge: s.Matomo.CustomTimestamp, BulkRequiresAuth: s.Matomo.BulkAuth == "on", OpenTracking: s.Matomo.TrackingAuth == "off",
 		ShutdownDelay: s.Shutdown.Delay, Grace: s.Shutdown.Grace,
 		PassThrough: passThrough(e.sink.Healthy, e.queue.PendingOf), Ready: e.queue.Ready,
-	}, appender{e.queue}, sites{e.sink.Sites()}, e.log, e.set)
-	if err != nil {
+	}
+	if e.certs != nil {
+		cfg.TLSConfig, cfg.AnswerChallenge = e.certs.TLSConfig(), e.certs.AnswerChallenge
+	}
+	var err error
+	if e.proxy, err = proxy.New(cfg, appender{e.queue}, sites{e.sink.Sites()}, e.log, e.set); err != nil {
 		return &failure{exitSettings, "settings", err, "sluice check"}
 	}
 	return nil
@@ -248,20 +252,6 @@ func keptHeaders(names []config.HeaderName) []string {
 	}
 	slices.Sort(kept)
 	return slices.Compact(kept)
-}
-
-// certificates gives what the HTTPS listener shows, nil without one.
-func (e *edge) certificates() (*tls.Config, error) {
-	s := e.settings
-	switch {
-	case s.TLS.Mode == "off" || s.Listen == "":
-		return nil, nil
-	case s.TLS.Mode == "files":
-		return proxy.LoadFiles(s.TLS.CertFile, s.TLS.KeyFile, e.log.With("part", "proxy"))
-	}
-	c, fingerprint, err := proxy.SelfSigned(filepath.Join(s.DataDir, "tls"))
-	e.fingerprint = fingerprint
-	return c, err
 }
 
 // passThrough allows a hit straight to Matomo, past a full queue: only while Matomo
@@ -345,6 +335,10 @@ func (e *edge) live() error {
 			e.notify.Alive()
 			e.notify.Status(e.sentence())
 		},
+	}
+	if e.certs != nil {
+		// Last, since an authority looks for answers on the public listener.
+		l.parts = append(l.parts, part{name: "certificates", run: e.certs.Run})
 	}
 	err := l.live()
 	switch {

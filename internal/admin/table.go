@@ -32,6 +32,11 @@ var Table = []Metric{
 	{"sluice_proxy_fast_requests_total", CounterType, "Tracking requests that took the short way, without Go's HTTP server."},
 	{"sluice_proxy_handed_connections_total", CounterType, "Connections that were handed to Go's HTTP server, for anything but plain tracking."},
 
+	{"sluice_proxy_cert_expiry_seconds", GaugeType, "Time left of the certificate of a name, in seconds: less than 0 when it has ended, 0 when there is none yet."},
+	{"sluice_proxy_cert_renewals_total", CounterType, "Attempts to have a certificate from an authority, by result: obtained (a first one), renewed, failed (tried again later)."},
+	{"sluice_proxy_cert_reloads_total", CounterType, "Certificate files that had changed, by result: loaded, or failed (the old ones stay in use)."},
+	{"sluice_proxy_cert_fallbacks_total", CounterType, "TLS handshakes that got the self-signed certificate, since the authority has issued none."},
+
 	{"sluice_queue_accepted_hits_total", CounterType, "Hits stored durably since the start."},
 	{"sluice_queue_settled_hits_total", CounterType, "Hits that were done with since the start: delivered, invalid (Matomo counted them so), or dead (buried)."},
 	{"sluice_queue_dead_hits_total", CounterType, "Hits buried since the start, by reason."},

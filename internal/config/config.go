@@ -93,12 +93,18 @@ type MySQLSettings struct {
 
 // TLSSettings says where the certificate of the public listener comes from.
 type TLSSettings struct {
-	Mode      Choice `name:"mode" oneof:"self-signed,files,off,acme" default:"self-signed" help:"self-signed, files, or off (behind something else that ends TLS)."`
-	Domains   []Host `name:"domains" placeholder:"NAME" help:"Names in the certificate."`
-	ACMECA    string `name:"acme-ca" placeholder:"URL" help:"Directory of the certificate authority."`
-	ACMEEmail string `name:"acme-email" placeholder:"ADDRESS" help:"Contact for the certificate authority."`
-	CertFile  string `name:"cert-file" placeholder:"FILE" help:"Certificate chain (PEM) for tls.mode files."`
-	KeyFile   string `name:"key-file" placeholder:"FILE" help:"Private key (PEM) for tls.mode files."`
+	Mode          Choice   `name:"mode" oneof:"self-signed,files,off,acme" default:"self-signed" help:"self-signed, files, acme (from an authority, such as Let's Encrypt), or off (behind something else that ends TLS)."`
+	MinVersion    Choice   `name:"min-version" oneof:"1.2,1.3" default:"1.2" help:"Least version of TLS: 1.2 or 1.3."`
+	Domains       []Domain `name:"domains" placeholder:"NAME" help:"Names to have certificates for with tls.mode acme; clients that ask for another get that of the first. With tls.on-demand also *.NAME, which is every name with one label more."`
+	OnDemand      Choice   `name:"on-demand" oneof:"off,on" default:"off" help:"on obtains the certificate of a name when a client first asks for it, for names in tls.domains only; off obtains all at the start."`
+	ACMECA        string   `name:"acme-ca" placeholder:"URL" help:"Directory of the certificate authority. Default: Let's Encrypt's."`
+	ACMERootFile  string   `name:"acme-root-file" placeholder:"FILE" help:"Root certificates (PEM) that the authority's own server is known by. Default: the system's."`
+	ACMEStaging   Choice   `name:"acme-staging" oneof:"off,on" default:"off" help:"on asks Let's Encrypt's staging directory, whose certificates no browser trusts: for trying things out."`
+	ACMEEmail     string   `name:"acme-email" placeholder:"ADDRESS" help:"Contact for the certificate authority."`
+	ACMEEABFile   string   `name:"acme-eab-file" placeholder:"FILE" help:"File with the key id and the HMAC key (base64url) of an account that the authority's operator made, parted by a space or a line end."`
+	ACMEChallenge Choice   `name:"acme-challenge" oneof:"any,http-01,tls-alpn-01" default:"any" help:"How the authority checks a name: http-01 (it asks port 80, which must lead to listen-http), tls-alpn-01 (port 443, to listen), or any that can be."`
+	CertFile      string   `name:"cert-file" placeholder:"FILE" help:"Certificate chain (PEM) for tls.mode files."`
+	KeyFile       string   `name:"key-file" placeholder:"FILE" help:"Private key (PEM) for tls.mode files."`
 }
 
 // ProxySettings says whom the public listener believes and what it bears.
@@ -166,6 +172,9 @@ type Address string
 
 // A Host is a host name or an address, without a port.
 type Host string
+
+// A Domain is a host name, in lower case, or *. and one: every name with one label more.
+type Domain string
 
 // A HeaderName is the name of a header that is kept with hits, in lower case.
 type HeaderName string

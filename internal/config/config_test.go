@@ -189,7 +189,6 @@ func TestValues(t *testing.T) {
 		{"admin listener off is refused", "--admin.listen=off", "want HOST:PORT"},
 		{"admin listener with a bad port is one fault only", "--admin.listen=0.0.0.0:x", "want HOST:PORT or :PORT"},
 		{"unknown word is refused", "--sink.on-unknown=drop", "want resend or hold"},
-		{"ACME is refused while it is not built", "--tls.mode=acme", "is not built yet"},
 		{"two plain listeners are refused", "--tls.mode=off --listen-http=:80", "plain HTTP already"},
 		{"bad edge name is refused", "--edge.id=a/b", "want 1 to 63"},
 		{"cookie path is good", "--matomo.cookie-path=/matomo --matomo.cookie-domain=www.m.example", ""},

@@ -82,6 +82,7 @@ func (l *Loader) decoders() []kong.Option {
 		l.mapper(reflect.TypeFor[URL](), decodeURL),
 		l.mapper(reflect.TypeFor[[]Prefix](), decodePrefixes),
 		l.mapper(reflect.TypeFor[[]Host](), decodeHosts),
+		l.mapper(reflect.TypeFor[[]Domain](), decodeDomains),
 		l.mapper(reflect.TypeFor[[]HeaderName](), decodeHeaderNames),
 	}
 }
@@ -230,6 +231,22 @@ func decodeHosts(text string, _ *kong.Tag, target reflect.Value) error {
 			return fmt.Errorf("%q: want host names without ports, parted by commas", part)
 		}
 		list = append(list, Host(strings.ToLower(part)))
+	}
+	target.Set(reflect.ValueOf(list))
+	return nil
+}
+
+// decodeDomains adds to what the flag gave before.
+func decodeDomains(text string, _ *kong.Tag, target reflect.Value) error {
+	list := target.Interface().([]Domain)
+	for part := range splitList(text) {
+		name := strings.ToLower(part)
+		bare, pattern := strings.CutPrefix(name, "*.")
+		if _, err := netip.ParseAddr(bare); err == nil || !validHost(bare) || strings.HasSuffix(bare, ".") || strings.Contains(bare, "_") ||
+			pattern && !strings.Contains(bare, ".") {
+			return fmt.Errorf("%q: want host names such as stats.example.org, parted by commas", part)
+		}
+		list = append(list, Domain(name))
 	}
 	target.Set(reflect.ValueOf(list))
 	return nil

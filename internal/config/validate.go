@@ -32,6 +32,7 @@ type Secrets struct {
 	MySQLDSN    Secret
 	ReaderDSN   Secret
 	AdminToken  Secret
+	ACME        ExternalAccount
 	// QueueKeys are the bytes of the queue's keys, 32 each; the first encrypts.
 	QueueKeys []Secret
 }
@@ -84,6 +85,7 @@ func (l *Loader) Check(ctx *kong.Context, s *Settings) (secrets Secrets, faults,
 	secrets.MatomoToken = c.secret("matomo.token-file", s.Matomo.TokenFile)
 	secrets.MySQLDSN = c.secret("mysql.dsn-file", s.MySQL.DSNFile)
 	secrets.ReaderDSN = c.secret("mysql.reader-dsn-file", s.MySQL.ReaderFile)
+	secrets.ACME = c.externalAccount(s.TLS.ACMEEABFile)
 	secrets.QueueKeys = c.keys(&s.Client)
 	l.faults = append(l.faults, c.faults...)
 	return secrets, l.Faults(), c.warnings
@@ -179,36 +181,6 @@ func (c *checker) listeners(s *Settings) {
 	}
 	if s.TLS.Mode == "off" && s.Listen != "" && s.ListenHTTP != "" {
 		c.fault("listen-http", string(s.ListenHTTP), "with tls.mode off, listen is plain HTTP already: want off")
-	}
-}
-
-func (c *checker) tls(s *Settings) {
-	switch s.TLS.Mode {
-	case "acme":
-		c.fault("tls.mode", "acme", "is not built yet: want self-signed, files or off")
-	case "files":
-		for _, f := range []struct{ setting, path string }{
-			{"tls.cert-file", s.TLS.CertFile}, {"tls.key-file", s.TLS.KeyFile},
-		} {
-			if f.path == "" {
-				c.fault(f.setting, "", "is not set: tls.mode files needs it")
-			} else if _, err := os.Stat(f.path); err != nil {
-				c.fault(f.setting, f.path, reason(err))
-			}
-		}
-		c.keyMode(s.TLS.KeyFile)
-	default:
-		if s.TLS.CertFile != "" || s.TLS.KeyFile != "" {
-			c.doubt("tls.mode", string(s.TLS.Mode), "tls.cert-file and tls.key-file are used with tls.mode files only")
-		}
-	}
-}
-
-// keyMode refuses a private key that everybody may read.
-func (c *checker) keyMode(path string) {
-	info, err := os.Stat(path)
-	if err == nil && info.Mode().Perm()&othersBits != 0 {
-		c.fault("tls.key-file", path, fmt.Sprintf("others can use this file (mode %04o): want mode 0600 or 0640", info.Mode().Perm()))
 	}
 }
 
@@ -311,6 +283,12 @@ func settingText(v reflect.Value) string {
 		parts := make([]string, len(value))
 		for i, h := range value {
 			parts[i] = string(h)
+		}
+		return strings.Join(parts, ",")
+	case []Domain:
+		parts := make([]string, len(value))
+		for i, d := range value {
+			parts[i] = string(d)
 		}
 		return strings.Join(parts, ",")
 	case []Host:

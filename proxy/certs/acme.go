@@ -88,6 +88,8 @@ func (p pace) withDefaults() pace {
 }
 
 const (
+	// acmeDir is where files are kept, in Config.Dir.
+	acmeDir = "acme"
 	// alpnProtocol is what an authority's TLS-ALPN-01 handshake asks for.
 	alpnProtocol = "acme-tls/1"
 	// readTimeout bounds reading a storage that may be far away.
@@ -131,11 +133,8 @@ func openACME(cfg ACME, dir string, fallback *tls.Certificate, log *slog.Logger,
 		return nil, errors.New("certificates: no way to answer an authority's challenge")
 	case cfg.Staging && cfg.CA != "":
 		return nil, errors.New("certificates: staging is Let's Encrypt's, and another authority is named")
-	case cfg.CA == "" && cfg.Staging:
-		a.cfg.CA = certmagic.LetsEncryptStagingCA
-	case cfg.CA == "":
-		a.cfg.CA = certmagic.LetsEncryptProductionCA
 	}
+	a.cfg.CA = cfg.directory()
 	if !cfg.OnDemand && slices.ContainsFunc(cfg.Domains, isPattern) {
 		return nil, errors.New("certificates: a name with * is for certificates on demand")
 	}
@@ -155,7 +154,7 @@ func openACME(cfg ACME, dir string, fallback *tls.Certificate, log *slog.Logger,
 		}
 		a.storage = &certmagic.FileStorage{Path: dir}
 	}
-	a.issuerKey = (&certmagic.ACMEIssuer{CA: a.cfg.CA}).IssuerKey()
+	a.issuerKey = issuerKey(cfg)
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
 	for _, name := range cfg.Domains {

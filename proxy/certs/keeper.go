@@ -80,7 +80,7 @@ func Open(cfg Config, log *slog.Logger, set *metrics.Set) (*Keeper, error) {
 		if err != nil {
 			return nil, err
 		}
-		acme, err := openACME(cfg.ACME, filepath.Join(cfg.Dir, "acme"), made, log, m)
+		acme, err := openACME(cfg.ACME, filepath.Join(cfg.Dir, acmeDir), made, log, m)
 		if err != nil {
 			return nil, err
 		}
