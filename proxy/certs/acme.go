@@ -176,6 +176,9 @@ func (a *acmeSource) recall(ctx context.Context, name string) bool {
 	return true
 }
 
+// errTorn says that what is stored of a certificate does not fit together.
+var errTorn = errors.New("certificate and key in storage do not fit together")
+
 func stored(ctx context.Context, storage certmagic.Storage, issuerKey, name string) (*tls.Certificate, error) {
 	chain, err := storage.Load(ctx, certmagic.StorageKeys.SiteCert(issuerKey, name))
 	if err != nil {
@@ -186,7 +189,10 @@ func stored(ctx context.Context, storage certmagic.Storage, issuerKey, name stri
 		return nil, err
 	}
 	certificate, err := tls.X509KeyPair(chain, key)
-	return &certificate, err
+	if err != nil {
+		return nil, errTorn // the cause may show a part of the key
+	}
+	return &certificate, nil
 }
 
 // put takes a certificate into use.

@@ -7,11 +7,15 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/certmagic"
+	"golang.org/x/time/rate"
 
 	"sluice/internal/testkit/pebble"
 )
@@ -335,5 +339,84 @@ func TestNamesThatMayBeObtained(t *testing.T) {
 		if got := a.allowed(name); got != want {
 			t.Errorf("%q: %v, want %v", name, got, want)
 		}
+	}
+}
+
+func TestDamagedStorageIsOrderedAnew(t *testing.T) {
+	p, dir := freePorts(t), t.TempDir()
+	ca := pebble.Start(t, pebble.Options{HTTPPort: p.http, TLSPort: p.https})
+	acme := from(ca, "torn.example")
+	e := start(t, dir, p, acme)
+	e.trusted(ca, "torn.example")
+	e.stop()
+	for i, damage := range []string{
+		certmagic.StorageKeys.SitePrivateKey(issuerKey(acme), "torn.example"), certmagic.StorageKeys.SiteCert(issuerKey(acme), "torn.example"),
+		certmagic.StorageKeys.SiteMeta(issuerKey(acme), "torn.example"),
+	} {
+		file := filepath.Join(dir, acmeDir, damage)
+		if _, err := os.Stat(file); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e := start(t, dir, p, acme)
+		e.trusted(ca, "torn.example")
+		e.eventually("it is ordered anew after damage to "+damage, func() bool { return ca.Orders() == i+2 })
+		e.stop()
+	}
+}
+
+// Edges that share a storage share certificates: one orders, the other takes.
+func TestTwoEdgesWithOneStorage(t *testing.T) {
+	p, q := freePorts(t), freePorts(t)
+	ca := pebble.Start(t, pebble.Options{HTTPPort: p.http, TLSPort: p.https})
+	acme := from(ca, "fleet.example")
+	acme.Storage = &certmagic.FileStorage{Path: t.TempDir()}
+	one, two := start(t, t.TempDir(), p, acme), start(t, t.TempDir(), q, acme)
+	one.trusted(ca, "fleet.example")
+	two.trusted(ca, "fleet.example")
+	first, err := one.shake("fleet.example", ca.Roots())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := two.shake("fleet.example", ca.Roots())
+	if err != nil || !first.PeerCertificates[0].Equal(second.PeerCertificates[0]) || ca.Orders() != 1 {
+		t.Errorf("%d orders, %v, want one certificate", ca.Orders(), err)
+	}
+	if sum := one.orders("obtained") + two.orders("obtained"); sum != 1 {
+		t.Errorf("%v obtained, want 1 together", sum)
+	}
+}
+
+func TestStrangersCannotMakeTheEdgeAskForMuch(t *testing.T) {
+	a := &acmeSource{
+		demands: make(map[string]*demand), certs: make(map[string]*tls.Certificate),
+		limiter: rate.NewLimiter(rate.Every(demandEvery), demandBurst),
+	}
+	now := time.Now()
+	taken := 0
+	for i := range 3 * demandBurst {
+		if _, start := a.begin(fmt.Sprint(i), now, false); start {
+			taken++
+		}
+	}
+	if taken != demandBurst {
+		t.Errorf("%d names at once, want %d", taken, demandBurst)
+	}
+	if _, start := a.begin("stored", now, true); !start {
+		t.Error("a name with a stored certificate is refused")
+	}
+	for i := range 2 * maxDemands {
+		a.begin(fmt.Sprint("stored", i), now, true)
+	}
+	if len(a.demands) != maxDemands {
+		t.Errorf("%d names are kept, want %d", len(a.demands), maxDemands)
+	}
+	for _, d := range a.demands {
+		d.retryAt = now // they could not be had
+	}
+	if _, start := a.begin("later", now.Add(time.Hour), false); !start || len(a.demands) != 1 {
+		t.Errorf("%d names are kept, want room", len(a.demands))
 	}
 }

@@ -3,6 +3,8 @@ package certs
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -14,8 +16,14 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// roundTimeout bounds one attempt, waiting for another edge's attempt included.
-const roundTimeout = 5 * time.Minute
+const (
+	// roundTimeout bounds one attempt, waiting for another edge's attempt included.
+	roundTimeout = 5 * time.Minute
+	// stopWait bounds the wait for attempts that were told to stop. certmagic cannot be
+	// called back from an OCSP responder that does not answer; that goroutine ends by
+	// itself within 30 s, and changes nothing that anybody uses.
+	stopWait = 3 * time.Second
+)
 
 // An engine is certmagic, set up to do one thing at a time when it is told to.
 type engine struct {
@@ -36,7 +44,7 @@ func (a *acmeSource) run(ctx context.Context) {
 		return
 	}
 	var parts sync.WaitGroup
-	defer parts.Wait()
+	defer waitFor(&parts, stopWait)
 	defer decoy.Close()
 	// It ends when the listener is closed.
 	parts.Go(func() { swallow(decoy) })
@@ -57,6 +65,22 @@ func (a *acmeSource) run(ctx context.Context) {
 			// It ends with ctx, or when the name cannot be had.
 			parts.Go(func() { a.manage(ctx, name, a.demanded(name)) })
 		}
+	}
+}
+
+// waitFor waits for the end of parts, for d at most.
+func waitFor(parts *sync.WaitGroup, d time.Duration) {
+	ended := make(chan struct{})
+	// It ends with the parts.
+	go func() {
+		parts.Wait()
+		close(ended)
+	}()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
 	}
 }
 
@@ -189,6 +213,9 @@ func (a *acmeSource) round(ctx context.Context, name string, failures int) error
 	ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, &failures)
 	e := a.engine.Load()
 	err := e.config.ManageSync(ctx, []string{name})
+	if err != nil && a.forgetTorn(ctx, name) {
+		err = e.config.ManageSync(ctx, []string{name})
+	}
 	var newest *certmagic.Certificate
 	for _, c := range e.cache.AllMatchingCertificates(name) {
 		if newest == nil || c.Leaf.NotAfter.After(newest.Leaf.NotAfter) {
@@ -203,6 +230,22 @@ func (a *acmeSource) round(ctx context.Context, name string, failures int) error
 		return fmt.Errorf("certificate of %s: neither a certificate nor an error", name)
 	}
 	return err
+}
+
+// forgetTorn makes certmagic order anew what it would complain about for ever: its
+// three files of a certificate, of which a power cut left some old and some new. Only
+// the description is removed; certificate and key are overwritten by the new ones.
+func (a *acmeSource) forgetTorn(ctx context.Context, name string) bool {
+	description := certmagic.StorageKeys.SiteMeta(a.issuerKey, name)
+	text, err := a.storage.Load(ctx, description)
+	if err != nil {
+		return false
+	}
+	if _, err := stored(ctx, a.storage, a.issuerKey, name); !errors.Is(err, errTorn) && json.Valid(text) {
+		return false
+	}
+	a.log.Warn("what is stored of a certificate is damaged, it is ordered anew", "name", name)
+	return a.storage.Delete(ctx, description) == nil
 }
 
 // A quietIssuer never asks a human at the terminal, which certmagic's own does when
