@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -9,14 +10,17 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
 	"github.com/caddyserver/certmagic"
 	"golang.org/x/time/rate"
 
+	"sluice/internal/testkit"
 	"sluice/internal/testkit/pebble"
 )
 
@@ -129,6 +133,9 @@ func TestAnAuthoritysHandshakeEndsTheConnection(t *testing.T) {
 	_, _ = io.WriteString(conn, "GET /matomo.php?idsite=1&rec=1 HTTP/1.1\r\nHost: handshake.example\r\n\r\n") // it may be closed already
 	if answer, _ := io.ReadAll(conn); len(answer) != 0 {
 		t.Errorf("got %q, want nothing", answer)
+	}
+	if handed := e.metric("sluice_proxy_handed_connections_total"); handed != 0 {
+		t.Errorf("%v connections went on, want 0", handed)
 	}
 	if logged := e.log.String(); strings.Contains(logged, conn.LocalAddr().String()) {
 		t.Errorf("the log names a client:\n%s", logged)
@@ -250,13 +257,23 @@ func TestAWrongAnswerToTheChallenge(t *testing.T) {
 	if e.orders("failed") != 1 || ca.Orders() != orders || orders > 2 {
 		t.Errorf("%v failures and %d orders, want 1 and what one attempt took", e.orders("failed"), ca.Orders())
 	}
-	if logged := e.log.String(); !strings.Contains(logged, "certificate not obtained or not renewed, will try again") || !strings.Contains(logged, "wrong.example") {
-		t.Errorf("the log does not say what failed:\n%s", logged)
+	if logged := e.log.String(); !regexp.MustCompile(`level=WARN msg="certificate not obtained or not renewed, will try again" name=wrong.example in=1h[0-6]m`).MatchString(logged) {
+		t.Errorf("the log does not say what failed and when it is tried again:\n%s", logged)
 	}
 	if err := e.keeper.Reload(); err != nil {
 		t.Fatal(err)
 	}
 	e.eventually("a reload ends the pause", func() bool { return e.orders("failed") == 2 })
+}
+
+func TestPausesGrow(t *testing.T) {
+	a := &acmeSource{log: testkit.Logger(t), metrics: newInstruments(metrics.NewSet())}
+	a.cfg.pace = pace{}.withDefaults()
+	for failures, want := range map[int]time.Duration{1: time.Minute, 2: 2 * time.Minute, 6: 32 * time.Minute, 7: time.Hour, 1000: time.Hour} {
+		if got := a.failed("a.example", failures, errors.New("no")); got < want || got > want+want/10 {
+			t.Errorf("after %d failures %v, want %v and a little", failures, got, want)
+		}
+	}
 }
 
 func TestExternalAccounts(t *testing.T) {
