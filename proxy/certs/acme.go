@@ -135,6 +135,12 @@ func openACME(cfg ACME, dir string, fallback *tls.Certificate, log *slog.Logger,
 		return nil, errors.New("certificates: staging is Let's Encrypt's, and another authority is named")
 	}
 	a.cfg.CA = cfg.directory()
+	a.cfg.Domains = nil
+	for _, name := range cfg.Domains {
+		if !slices.Contains(a.cfg.Domains, name) {
+			a.cfg.Domains = append(a.cfg.Domains, name)
+		}
+	}
 	if !cfg.OnDemand && slices.ContainsFunc(cfg.Domains, isPattern) {
 		return nil, errors.New("certificates: a name with * is for certificates on demand")
 	}
@@ -157,23 +163,13 @@ func openACME(cfg ACME, dir string, fallback *tls.Certificate, log *slog.Logger,
 	a.issuerKey = issuerKey(cfg)
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
-	for _, name := range cfg.Domains {
-		if !isPattern(name) {
-			a.recall(ctx, name)
+	for _, name := range a.cfg.Domains {
+		// An expired one, too: it still says whose the edge is, and the authority may be down.
+		if certificate, err := stored(ctx, a.storage, a.issuerKey, name); err == nil && !isPattern(name) {
+			a.put(name, certificate)
 		}
 	}
 	return a, nil
-}
-
-// recall puts a stored certificate to use, an expired one too: it still says whose the
-// edge is, and the authority may be down.
-func (a *acmeSource) recall(ctx context.Context, name string) bool {
-	certificate, err := stored(ctx, a.storage, a.issuerKey, name)
-	if err != nil {
-		return false
-	}
-	a.put(name, certificate)
-	return true
 }
 
 // errTorn says that what is stored of a certificate does not fit together.

@@ -345,6 +345,27 @@ func TestOnDemand(t *testing.T) {
 	}
 }
 
+func TestStoredNamesOnDemandAreRenewed(t *testing.T) {
+	p, dir := freePorts(t), t.TempDir()
+	ca := pebble.Start(t, pebble.Options{HTTPPort: p.http, TLSPort: p.https, Life: time.Minute})
+	acme := from(ca, "kept.example", "*.kept.example", "kept.example")
+	acme.OnDemand = true
+	e := start(t, dir, p, acme)
+	for _, name := range []string{"kept.example", "a.kept.example"} {
+		if _, err := e.shake(name, ca.Roots()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.stop()
+	acme.pace.renewRatio = 0.999 // due now
+	e = start(t, dir, p, acme)
+	e.eventually("the listed name is renewed by itself", func() bool { return e.orders("renewed") >= 1 })
+	if _, err := e.shake("a.kept.example", ca.Roots()); err != nil {
+		t.Error(err)
+	}
+	e.eventually("the other is once a client has come", func() bool { return strings.Contains(e.log.String(), `msg="certificate renewed" name=a.kept.example`) })
+}
+
 func TestNamesThatMayBeObtained(t *testing.T) {
 	a := &acmeSource{cfg: ACME{Domains: []string{"www.example.org", "*.shop.example"}}}
 	for name, want := range map[string]bool{

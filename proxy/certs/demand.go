@@ -30,8 +30,8 @@ func (a *acmeSource) demand(ctx context.Context, name string) *tls.Certificate {
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.pace.demandWait)
 	defer cancel()
-	known := a.recall(ctx, name)
-	first, start := a.begin(name, time.Now(), known)
+	kept, _ := stored(ctx, a.storage, a.issuerKey, name) // what cannot be read is ordered anew
+	first, start := a.begin(name, time.Now(), kept != nil)
 	if start {
 		select {
 		case a.requests <- name:
@@ -41,7 +41,10 @@ func (a *acmeSource) demand(ctx context.Context, name string) *tls.Certificate {
 			a.abandon(name)
 		}
 	}
-	if first != nil && !known {
+	if kept != nil {
+		return kept
+	}
+	if first != nil {
 		select {
 		case <-first:
 		case <-ctx.Done():

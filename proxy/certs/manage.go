@@ -51,8 +51,9 @@ func (a *acmeSource) run(ctx context.Context) {
 
 	a.engine.Store(a.newEngine(decoy.Addr().(*net.TCPAddr).Port))
 	defer a.engine.Store(nil)
-	if !a.cfg.OnDemand {
-		for _, name := range a.cfg.Domains {
+	for _, name := range a.cfg.Domains {
+		// On demand those that were stored are in use already, and no client has to ask.
+		if !a.cfg.OnDemand || a.lookup(name) != nil {
 			// It ends with ctx.
 			parts.Go(func() { a.manage(ctx, name, nil) })
 		}
