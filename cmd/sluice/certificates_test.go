@@ -76,7 +76,7 @@ func TestHitsAreTakenWithAnAuthoritysCertificate(t *testing.T) {
 	s.stop()
 
 	ca.Down()
-	s = startServer(t, dir, nobody, acme...)
+	startServer(t, dir, nobody, acme...)
 	if code, err := hit(); err != nil || code != http.StatusOK {
 		t.Errorf("after a restart without the authority: status %d, %v", code, err)
 	}

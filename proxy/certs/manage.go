@@ -129,18 +129,23 @@ func (a *acmeSource) newEngine(decoyPort int) *engine {
 	return e
 }
 
-// event counts what certmagic has achieved. What failed is counted by [acmeSource.manage],
-// which also sees what certmagic does not report.
-func (a *acmeSource) event(_ context.Context, event string, data map[string]any) error {
+// event counts what certmagic has achieved, and takes it into use before certmagic has
+// asked an OCSP responder, which may not answer. What failed is counted by
+// [acmeSource.failed], which also sees what certmagic does not report.
+func (a *acmeSource) event(ctx context.Context, event string, data map[string]any) error {
 	if event != "cert_obtained" {
 		return nil
 	}
+	name, _ := data["identifier"].(string)
+	if certificate, err := stored(ctx, a.storage, a.issuerKey, name); err == nil {
+		a.put(name, certificate)
+	}
 	if renewal, _ := data["renewal"].(bool); renewal {
 		a.metrics.renewed.Inc()
-		a.log.Info("certificate renewed", "name", data["identifier"])
+		a.log.Info("certificate renewed", "name", name)
 	} else {
 		a.metrics.obtained.Inc()
-		a.log.Info("certificate obtained", "name", data["identifier"])
+		a.log.Info("certificate obtained", "name", name)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,5 +54,33 @@ func TestGoodNewsOfTheResponderIsStapled(t *testing.T) {
 	})
 	if r, err := ocsp.ParseResponse(state.OCSPResponse, nil); err != nil || r.Status != ocsp.Good {
 		t.Errorf("got %v %v", r, err)
+	}
+}
+
+func TestAResponderThatHangsHoldsNothingUp(t *testing.T) {
+	p := freePorts(t)
+	asked, done := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	responder := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		once.Do(func() { close(asked) })
+		<-done
+	}))
+	defer responder.Close()
+	defer close(done)
+	ca := pebble.Start(t, pebble.Options{HTTPPort: p.http, TLSPort: p.https, OCSP: responder.URL})
+	dir := t.TempDir()
+	e := start(t, dir, p, from(ca, "hangs.example"))
+	<-asked
+	if _, err := e.shake("hangs.example", ca.Roots()); err != nil {
+		t.Errorf("a new certificate waits for its staple: %v", err)
+	}
+	began := time.Now()
+	e.stop()
+	if took := time.Since(began); took > 2*stopWait {
+		t.Errorf("the stop took %v, want %v at most", took, stopWait)
+	}
+	e = start(t, dir, p, from(ca, "hangs.example"))
+	if _, err := e.shake("hangs.example", ca.Roots()); err != nil {
+		t.Errorf("a stored certificate waits for its staple: %v", err)
 	}
 }
