@@ -19,6 +19,8 @@ type instruments struct {
 	codes                            [6]*metrics.Counter
 	connections                      atomic.Int64
 	fast, handed                     *metrics.Counter // requests of the fast path, connections given to net/http
+	shed                             *metrics.Counter // connections closed for others
+	lostLines                        *metrics.Counter // of the access log
 	latency                          latency
 }
 
@@ -31,6 +33,8 @@ func newInstruments(set *metrics.Set) *instruments {
 		stored: hits("stored"), passed: hits("passed"), refused: hits("refused"), dropped: hits("dropped"),
 		collapsed: set.NewCounter("sluice_proxy_collapsed_hits_total"),
 		fast:      set.NewCounter("sluice_proxy_fast_requests_total"),
+		shed:      set.NewCounter("sluice_proxy_shed_connections_total"),
+		lostLines: set.NewCounter("sluice_proxy_access_log_dropped_total"),
 		handed:    set.NewCounter("sluice_proxy_handed_connections_total"),
 	}
 	for class := 1; class <= 5; class++ {
@@ -44,6 +48,11 @@ func newInstruments(set *metrics.Set) *instruments {
 // badInput counts input that was not taken as it came. Reasons are a closed list.
 func (m *instruments) badInput(reason string) {
 	m.set.GetOrCreateCounter(`sluice_proxy_bad_input_total{reason="` + reason + `"}`).Inc()
+}
+
+// limited counts a request that was refused for its rate: address or site.
+func (m *instruments) limited(by string) {
+	m.set.GetOrCreateCounter(`sluice_proxy_rate_limited_total{by="` + by + `"}`).Inc()
 }
 
 // code counts a request by the class of its answer's status.
