@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
+
 	"sluice/internal/hit"
 )
 
@@ -32,8 +34,9 @@ const (
 	// rateShards keeps requests on different processors from waiting for each other.
 	rateShards = 64
 	// maxBuckets bounds the buckets of one table. With a key of 16 and a time of 8
-	// bytes, a full table takes some 50 MiB.
+	// bytes, a full table takes some 40 MiB.
 	maxBuckets = 1_000_000
+	maxSites   = maxBuckets / 10
 	minSweep   = 256 // buckets of a shard below which none are looked for to forget
 )
 
@@ -161,7 +164,7 @@ func (e *endpoint) admits(r *request, hits []hit.Hit) (refusal answer, ok bool) 
 	network := bucketKey(networkOf(visitor).As16())
 	if v.rates.address.interval > 0 {
 		if wait, ok := e.addresses.take(network, 1, v.rates.address, now); !ok {
-			return e.tooMany("address", wait, r.method == "GET", len(hits)), false
+			return e.tooMany(e.metrics.byAddress, wait, r.method == "GET", len(hits)), false
 		}
 	}
 	if v.rates.site.interval > 0 {
@@ -169,7 +172,7 @@ func (e *endpoint) admits(r *request, hits []hit.Hit) (refusal answer, ok bool) 
 			if v.rates.address.interval > 0 {
 				e.addresses.give(network, 1, v.rates.address)
 			}
-			return e.tooMany("site", wait, r.method == "GET", len(hits)), false
+			return e.tooMany(e.metrics.bySite, wait, r.method == "GET", len(hits)), false
 		}
 	}
 	return answer{}, true
@@ -198,8 +201,8 @@ func (e *endpoint) takeSites(hits []hit.Hit, r rate, now time.Time) (wait time.D
 }
 
 // tooMany is the refusal of hits beyond a rate.
-func (e *endpoint) tooMany(by string, wait time.Duration, get bool, hits int) answer {
-	e.metrics.limited(by)
+func (e *endpoint) tooMany(counter *metrics.Counter, wait time.Duration, get bool, hits int) answer {
+	counter.Inc()
 	e.metrics.refused.Add(hits)
 	a := fault(http.StatusTooManyRequests, tooManyHits, get)
 	a.wait = waitSeconds(wait)
@@ -225,7 +228,7 @@ func (s *Server) mayForward(w http.ResponseWriter, r *http.Request) bool {
 	if ok {
 		return true
 	}
-	s.metrics.limited("address")
+	s.metrics.byAddress.Inc()
 	a := fault(http.StatusTooManyRequests, tooManyRequests, true)
 	a.wait = waitSeconds(wait)
 	a.write(w, nil, s.stopping.Load())

@@ -81,7 +81,7 @@ func New(cfg Config, q Appender, sites Sites, log *slog.Logger, set *metrics.Set
 	s.bodies.limit.Store(cfg.Limits.BodyMemory)
 	s.access = newAccessWriter(s.log, s.metrics.lostLines)
 	s.endpoint = endpoint{cfg: &s.cfg, queue: q, sites: sites, metrics: s.metrics, pass: s.passDirectly,
-		live: new(atomic.Pointer[tuned]), addresses: newBuckets(maxBuckets), bySite: newBuckets(maxBuckets)}
+		live: new(atomic.Pointer[tuned]), addresses: newBuckets(maxBuckets), bySite: newBuckets(maxSites)}
 	s.endpoint.live.Store(tune(cfg.tunables(), cfg.MaskAddress))
 	if cfg.CollapseRetries {
 		s.endpoint.retries = newRetries()

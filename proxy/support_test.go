@@ -273,7 +273,7 @@ func newEndpoint(change func(*Config)) (*endpoint, *fakeQueue) {
 	live := new(atomic.Pointer[tuned])
 	live.Store(tune(cfg.tunables(), cfg.MaskAddress))
 	return &endpoint{cfg: &cfg, queue: q, sites: fakeSites{}, metrics: newInstruments(metrics.NewSet()),
-		live: live, addresses: newBuckets(maxBuckets), bySite: newBuckets(maxBuckets)}, q
+		live: live, addresses: newBuckets(maxBuckets), bySite: newBuckets(maxSites)}, q
 }
 
 // newRequest makes a GET of the tracker from 192.0.2.1.
