@@ -19,7 +19,10 @@ const (
 	unavailable = "The hit could not be stored. Try again later.\n"
 	tooLarge    = "The request is too large.\n"
 	badBody     = "The request's body could not be read.\n"
+	tooManyHits = "Too many hits at once; this one was not stored. Try again later.\n"
 	timedOut    = "The request's body took too long.\n"
+
+	tooManyRequests = "Too many requests at once. Try again later.\n"
 )
 
 // The content types of the tracker, in Matomo's spelling of the header's name.
@@ -39,11 +42,11 @@ type answer struct {
 	tracked     int
 	invalid     int
 
-	noStore    bool // Cache-Control: no-store
-	cors       bool // the two lines that Matomo sends for every method but GET
-	preflight  bool // the three lines of a preflight
-	retryAfter bool
-	close      bool // the connection must end: its input is not at a request's begin
+	noStore   bool // Cache-Control: no-store
+	cors      bool // the two lines that Matomo sends for every method but GET
+	preflight bool // the three lines of a preflight
+	wait      int  // seconds of Retry-After; 0 is none
+	close     bool // the connection must end: its input is not at a request's begin
 
 	// cookies are further header lines, each with its line end.
 	cookies []byte
@@ -107,13 +110,16 @@ func bulkFailure(get bool, status int) answer {
 
 // fault is an answer of the edge itself.
 func fault(status int, text string, get bool) answer {
-	return answer{status: status, contentType: typeText, bodies: [2]string{text}, noStore: true, cors: !get,
-		retryAfter: status == http.StatusServiceUnavailable}
+	a := answer{status: status, contentType: typeText, bodies: [2]string{text}, noStore: true, cors: !get}
+	if status == http.StatusServiceUnavailable {
+		a.wait = retryAfterSeconds
+	}
+	return a
 }
 
 // retryAfterSeconds is what a client is asked to wait when its hit could not be
 // stored.
-const retryAfterSeconds = "5"
+const retryAfterSeconds = 5
 
 // appendHeaders appends the answer's own header lines, each with its line end:
 // all but Content-Length, Date and Connection.
@@ -123,8 +129,9 @@ func (a *answer) appendHeaders(b []byte, origin []byte) []byte {
 	if a.noStore {
 		b = append(b, "Cache-Control: no-store\r\n"...)
 	}
-	if a.retryAfter {
-		b = append(b, "Retry-After: "+retryAfterSeconds+"\r\n"...)
+	if a.wait > 0 {
+		b = strconv.AppendInt(append(b, "Retry-After: "...), int64(a.wait), 10)
+		b = append(b, "\r\n"...)
 	}
 	if a.cors {
 		b = append(b, "Access-Control-Allow-Origin: "...)

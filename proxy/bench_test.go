@@ -105,7 +105,7 @@ func BenchmarkLibrary(b *testing.B) {
 			e, _ := newEndpoint(nil)
 			e.queue = nullQueue{}
 			s := &Server{cfg: *e.cfg, endpoint: *e, metrics: e.metrics, hard: context.Background()}
-			s.bodies.limit = defaultBodyMemory
+			s.bodies.limit.Store(defaultBodyMemory)
 			reader := bufio.NewReader(nil)
 			b.SetBytes(int64(len(bm.raw)))
 			b.ReportAllocs()

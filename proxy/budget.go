@@ -7,13 +7,13 @@ import (
 
 // A budget is an amount of memory that many goroutines share.
 type budget struct {
-	limit int64
+	limit atomic.Int64
 	used  atomic.Int64
 }
 
 // take reserves n bytes, or none and answers false.
 func (b *budget) take(n int64) bool {
-	if b.used.Add(n) <= b.limit {
+	if b.used.Add(n) <= b.limit.Load() {
 		return true
 	}
 	b.used.Add(-n)

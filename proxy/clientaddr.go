@@ -6,17 +6,26 @@ import (
 	"strings"
 )
 
-// clientAddress gives the visitor's address in PHP's canonical text. It is the
-// peer, or, where the peer is a trusted proxy, the rightmost address of
-// X-Forwarded-For that is not itself trusted; Forwarded is read when there is no
-// X-Forwarded-For. A proxy that sets only Forwarded must therefore remove the
-// other header, which a client could have sent. At an entry that is no address
-// the last good one is taken. What is found is masked as [Config.MaskAddress]
-// says. Before is returned when the text is the same.
+// clientAddress gives the visitor's address in PHP's canonical text, masked as
+// [Config.MaskAddress] says. Before is returned when the text is the same.
 func (e *endpoint) clientAddress(r *request, before string) string {
 	if !e.trusts(r.peer) && (e.cfg.MaskAddress == 0 || !r.peer.IsValid()) {
 		return r.peerText
 	}
+	var buffer [maxAddressText]byte
+	text := mask(e.visitor(r), e.cfg.MaskAddress).AppendTo(buffer[:0])
+	if string(text) == before {
+		return before
+	}
+	return string(text)
+}
+
+// visitor gives the visitor's address. It is the peer, or, where the peer is a
+// trusted proxy, the rightmost address of X-Forwarded-For that is not itself
+// trusted; Forwarded is read when there is no X-Forwarded-For. A proxy that sets
+// only Forwarded must therefore remove the other header, which a client could have
+// sent. At an entry that is no address the last good one is taken.
+func (e *endpoint) visitor(r *request) netip.Addr {
 	address := r.peer
 	next := forwardedForFromRight
 	list := r.forwardedFor
@@ -34,12 +43,7 @@ func (e *endpoint) clientAddress(r *request, before string) string {
 		}
 		address = hop
 	}
-	var buffer [maxAddressText]byte
-	text := mask(address, e.cfg.MaskAddress).AppendTo(buffer[:0])
-	if string(text) == before {
-		return before
-	}
-	return string(text)
+	return address
 }
 
 // maxHops bounds how many trusted proxies may stand one behind the other.
@@ -49,12 +53,7 @@ const maxHops = 32
 const maxAddressText = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
 
 func (e *endpoint) trusts(address netip.Addr) bool {
-	for _, prefix := range e.cfg.Trusted {
-		if prefix.Contains(address) {
-			return true
-		}
-	}
-	return false
+	return contains(e.live.Load().Trusted, address)
 }
 
 // canonical drops what PHP would not see of an address: the zone of a link-local

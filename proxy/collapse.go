@@ -158,8 +158,9 @@ func (f *first) wasStored(ctx context.Context) (bool, error) {
 	return f.stored, nil
 }
 
-// keepOnce stores the scratch's hits as keep does, unless the request is the
-// retry of one whose hits are stored. It waits for one that is being stored.
+// keepOnce stores the scratch's hits as keep does if they are within the rates,
+// unless the request is the retry of one whose hits are stored: that takes from no
+// rate. It waits for one that is being stored.
 func (e *endpoint) keepOnce(ctx context.Context, r *request, s *scratch) (failure answer, ok bool) {
 	switch {
 	case e.retries == nil:
@@ -181,9 +182,15 @@ func (e *endpoint) keepOnce(ctx context.Context, r *request, s *scratch) (failur
 			return answer{}, true
 		}
 	case r.mayBeRetried() && allIdentified(s.set.Hits):
+		if refusal, ok := e.admits(r, s.set.Hits); !ok {
+			return refusal, false
+		}
 		f := e.retries.expect(e.retryKey(r, s))
 		defer func() { e.retries.settle(f, ok) }() // also after a panic, then as not stored
 		return e.keep(ctx, r, s)
+	}
+	if refusal, ok := e.admits(r, s.set.Hits); !ok {
+		return refusal, false
 	}
 	return e.keep(ctx, r, s)
 }

@@ -486,7 +486,7 @@ func TestRetriesAtTheSameTime(t *testing.T) {
 	q := &countingQueue{stored: make(map[string]int), reached: make(map[string]chan struct{}), rng: rand.New(rand.NewPCG(seed, 0))}
 	e.queue = q
 	s := &Server{cfg: *e.cfg, endpoint: *e, metrics: e.metrics, hard: context.Background()}
-	s.bodies.limit = defaultBodyMemory
+	s.bodies.limit.Store(defaultBodyMemory)
 
 	const visitors, hits = 32, 50
 	var wg sync.WaitGroup

@@ -75,6 +75,9 @@ type Config struct {
 	Expose   string         // [ExposeAll] when empty
 	Limits   Limits         // zero fields take their defaults
 
+	RateLimits RateLimits
+	AccessLog  AccessLog
+
 	// MaskAddress is how many bytes of a visitor's address, 0 to 4, are set to zero
 	// before it is stored, by the rules of Matomo's own anonymizing: of an IPv6
 	// address 64, 80, 104 or all bits. With more than 0 no hit goes past the queue,
@@ -129,55 +132,22 @@ type Config struct {
 	Ready func() error
 }
 
-// Limits bounds what one client and all clients together may use.
-type Limits struct {
-	HeaderBytes   int           // request line and headers; default 32 KiB
-	BodyBytes     int64         // body of a tracking request; default 8 MiB, as PHP's post_max_size
-	BodyMemory    int64         // bodies above 64 KiB, all connections together; default 64 MiB
-	Connections   int           // open connections; default 16384
-	HeaderTimeout time.Duration // TLS handshake, and headers from their first byte; default 10 s
-	BodyTimeout   time.Duration // body of a tracking request; default 30 s
-	WriteTimeout  time.Duration // answer of a tracking request; default 30 s
-	IdleTimeout   time.Duration // between requests; default 2 min
-	ProxyTimeout  time.Duration // a forwarded request with its answer; default 30 min
-}
-
 const (
-	defaultHeaderBytes   = 32 << 10
-	defaultBodyBytes     = 8 << 20
-	defaultBodyMemory    = 64 << 20
-	defaultConnections   = 16384
-	defaultHeaderTimeout = 10 * time.Second
-	defaultBodyTimeout   = 30 * time.Second
-	defaultWriteTimeout  = 30 * time.Second
-	defaultIdleTimeout   = 2 * time.Minute
-	defaultProxyTimeout  = 30 * time.Minute
-
 	defaultCustomTimestampAge = 24 * time.Hour
 	defaultCookieExpire       = 393 * 24 * time.Hour
-
-	minHeaderBytes = 1 << 10 // below it ordinary browsers would be refused
 )
 
 // withDefaults fills in what the caller left open and names every fault.
 func (c Config) withDefaults() (Config, error) {
-	l := &c.Limits
-	setDefault(&l.HeaderBytes, defaultHeaderBytes)
-	setDefault(&l.BodyBytes, defaultBodyBytes)
-	setDefault(&l.BodyMemory, defaultBodyMemory)
-	setDefault(&l.Connections, defaultConnections)
-	setDefault(&l.HeaderTimeout, defaultHeaderTimeout)
-	setDefault(&l.BodyTimeout, defaultBodyTimeout)
-	setDefault(&l.WriteTimeout, defaultWriteTimeout)
-	setDefault(&l.IdleTimeout, defaultIdleTimeout)
-	setDefault(&l.ProxyTimeout, defaultProxyTimeout)
+	t, err := c.tunables().withDefaults()
+	c.Trusted, c.Limits, c.RateLimits, c.AccessLog = t.Trusted, t.Limits, t.RateLimits, t.AccessLog
 	setDefault(&c.CustomTimestampAge, defaultCustomTimestampAge)
 	setDefault(&c.Expose, ExposeAll)
 	setDefault(&c.CookieIgnoreName, "matomo_ignore")
 	setDefault(&c.CookieVisitorName, "_pk_uid")
 	setDefault(&c.CookieExpire, defaultCookieExpire)
 
-	var faults []error
+	faults := []error{err}
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("proxy: "+format, args...))
 	}
@@ -207,14 +177,7 @@ func (c Config) withDefaults() (Config, error) {
 	if !slices.IsSorted(c.KeepHeaders) {
 		fault("the headers to keep are not sorted")
 	}
-	if l.HeaderBytes < minHeaderBytes {
-		fault("header limit %d bytes, want at least %d", l.HeaderBytes, minHeaderBytes)
-	}
-	if l.BodyBytes < 0 || l.BodyMemory < 0 || l.Connections < 0 {
-		fault("a limit is negative")
-	}
-	for _, d := range []time.Duration{l.HeaderTimeout, l.BodyTimeout, l.WriteTimeout, l.IdleTimeout,
-		l.ProxyTimeout, c.CustomTimestampAge, c.CookieExpire, c.ShutdownDelay, c.Grace} {
+	for _, d := range []time.Duration{c.CustomTimestampAge, c.CookieExpire, c.ShutdownDelay, c.Grace} {
 		if d < 0 {
 			fault("a duration is negative")
 			break

@@ -23,6 +23,8 @@ const (
 	// maxHeadReads is in how many pieces a head may arrive before net/http, which
 	// is made for slow clients, takes over.
 	maxHeadReads = 8
+	// maxBodyBytes bounds Limits.BodyBytes on the fast path.
+	maxBodyBytes = 1 << 30
 	// keptHits is how many hits a connection keeps memory for.
 	keptHits = 16
 )
@@ -34,6 +36,8 @@ var bufferPool = sync.Pool{New: func() any { b := make([]byte, baseBuffer); retu
 type fastConn struct {
 	s    *Server
 	conn net.Conn // plain, or a *tls.Conn whose handshake is done
+
+	counted *countedConn // beneath conn
 
 	buf        []byte
 	start, end int // the bytes read and not yet used
@@ -70,6 +74,11 @@ func (s *Server) serveConn(conn net.Conn) {
 		}
 	}()
 	peer := peerOf(conn)
+	counted := countedOf(conn)
+	if !s.admit(counted, peer) {
+		_ = conn.Close() // nothing was read from it
+		return
+	}
 	https := false
 	if tlsConn, ok := conn.(*tls.Conn); ok {
 		https = true
@@ -89,7 +98,7 @@ func (s *Server) serveConn(conn net.Conn) {
 	}
 
 	buffer := bufferPool.Get().(*[]byte)
-	c := &fastConn{s: s, conn: conn, buf: *buffer}
+	c := &fastConn{s: s, conn: conn, counted: counted, buf: *buffer}
 	c.request.peer, c.request.peerText, c.request.https = peer, peer.String(), https
 	c.request.keep = s.cfg.KeepHeaders
 	err := c.serve()
@@ -109,7 +118,7 @@ func (s *Server) serveConn(conn net.Conn) {
 
 // handshake completes TLS within the time for headers.
 func (s *Server) handshake(conn *tls.Conn) bool {
-	ctx, cancel := context.WithTimeout(s.hard, s.cfg.Limits.HeaderTimeout)
+	ctx, cancel := context.WithTimeout(s.hard, s.limits().HeaderTimeout)
 	defer cancel()
 	err := conn.HandshakeContext(ctx)
 	if err == nil {
@@ -153,15 +162,30 @@ func (c *fastConn) serve() error {
 		if err != nil {
 			return err
 		}
+		if !c.counted.begin() {
+			return net.ErrClosed
+		}
+		c.request.stored = 0
+		format := c.s.tuned().access
+		var began time.Time
+		if format != nil {
+			began = time.Now()
+		}
 		var a answer
 		if fault, ok := c.readBody(&h); ok {
 			a = c.handle(h)
 		} else {
 			a = fault
+			// The bytes may have moved, and the log reads them.
+			_, _ = parseHead(c.buf[c.start:c.end], &c.request, maxBodyBytes) // it was taken before
 		}
 		last := a.close || c.s.stopping.Load()
 		c.out = a.append(c.out[:0], c.request.origin, c.s.date(c.request.receivedAt), last)
-		if err := c.write(c.out); err != nil || last {
+		err = c.write(c.out)
+		if format != nil {
+			c.log(format, &a, began)
+		}
+		if err != nil || last {
 			return err
 		}
 		c.start += h.size + h.length
@@ -183,8 +207,9 @@ func (c *fastConn) handle(h head) answer {
 func (c *fastConn) awaitRequest() error {
 	c.idle.Store(true)
 	defer c.idle.Store(false)
-	allowance := c.s.cfg.Limits.IdleTimeout
+	allowance := c.s.limits().IdleTimeout
 	now := time.Now()
+	c.counted.rest(now)
 	if c.readDeadline.Sub(now) < allowance*3/4 || c.readDeadline.Sub(now) > allowance {
 		if err := c.allowReading(now.Add(allowance)); err != nil {
 			return err
@@ -206,8 +231,8 @@ func (c *fastConn) awaitRequest() error {
 // readHead parses the request at the front of the buffer, and reads on while its
 // head is not complete.
 func (c *fastConn) readHead() (head, error) {
-	limits := &c.s.cfg.Limits
-	maxBody := int(min(limits.BodyBytes, 1<<30))
+	limits := c.s.limits()
+	maxBody := int(min(limits.BodyBytes, maxBodyBytes))
 	var deadline time.Time
 	for range maxHeadReads {
 		h, result := parseHead(c.buf[c.start:c.end], &c.request, maxBody)
@@ -241,7 +266,7 @@ func (c *fastConn) readBody(h *head) (failure answer, ok bool) {
 	if c.end-c.start >= total {
 		return answer{}, true
 	}
-	limits := &c.s.cfg.Limits
+	limits := c.s.limits()
 	get := c.request.method == "GET"
 	c.request.receivedAt = c.s.now(time.Now())
 	deadline := time.Now().Add(limits.BodyTimeout)
@@ -293,7 +318,7 @@ func (c *fastConn) allowReading(until time.Time) error {
 
 // write sends an answer as one write.
 func (c *fastConn) write(b []byte) error {
-	allowance := c.s.cfg.Limits.WriteTimeout
+	allowance := c.s.limits().WriteTimeout
 	now := time.Now()
 	if c.writeDeadline.Sub(now) < allowance*3/4 {
 		c.writeDeadline = now.Add(allowance)

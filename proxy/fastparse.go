@@ -110,7 +110,7 @@ func (r *request) parseRequestLine(b []byte) (rest []byte, ok bool) {
 			return nil, false
 		}
 	}
-	r.place = placeOf(path)
+	r.path, r.place = path, placeOf(path)
 	return b[at+len(tail):], r.place.tracks(r.method, r.query)
 }
 

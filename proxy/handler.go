@@ -23,8 +23,15 @@ var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
 // ServeHTTP answers what net/http has read: whatever the fast path did not take.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if counted, _ := r.Context().Value(connKey{}).(*countedConn); counted != nil && !counted.begin() {
+		panic(http.ErrAbortHandler) // the connection is closed, and nothing has been looked at
+	}
 	counting := &countingWriter{ResponseWriter: w}
-	defer func() { s.metrics.code(counting.status()) }()
+	note := accessNote{began: time.Now(), handled: handledProxy}
+	defer func() {
+		s.metrics.code(counting.status())
+		s.logRequest(r, counting, &note)
+	}()
 	w = counting
 
 	if r.TLS == nil && s.cfg.AnswerChallenge != nil && strings.HasPrefix(r.URL.Path, challengePrefix) && s.cfg.AnswerChallenge(w, r) {
@@ -36,10 +43,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.metrics.badInput("method")
 		http.Error(w, "This method is not served.", http.StatusMethodNotAllowed)
 	case len(p) >= len(ownPrefix) && p[:len(ownPrefix)] == ownPrefix:
+		note.handled = handledOwn
 		s.serveOwn(w, r, p)
 	default:
 		if at := placeOf(p); at.tracks(r.Method, []byte(r.URL.RawQuery)) {
-			s.serveTracking(w, r, at)
+			note.handled = handledTracking
+			note.hits = s.serveTracking(w, r, at)
+			return
+		}
+		if !s.mayForward(w, r) {
 			return
 		}
 		if s.cfg.Expose == ExposeTrackingOnly {
@@ -75,8 +87,12 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, p string) {
 	_, _ = io.WriteString(w, word) // whoever asked is gone if this fails
 }
 
-// serveTracking brings net/http's request into the common form and answers it.
-func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place) {
+// connKey is under which a request's context has its connection.
+type connKey struct{}
+
+// serveTracking brings net/http's request into the common form and answers it. It
+// returns how many hits were stored.
+func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place) int {
 	request := request{method: r.Method, place: at, query: []byte(r.URL.RawQuery), https: r.TLS != nil, original: r}
 	request.fill(r, s.cfg.KeepHeaders)
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
@@ -84,9 +100,10 @@ func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place)
 	}
 	request.peerText = request.peer.String()
 
+	limits := s.limits()
 	control := http.NewResponseController(w)
 	// A connection that cannot keep deadlines ends with its own error.
-	_ = control.SetWriteDeadline(time.Now().Add(s.cfg.Limits.BodyTimeout + s.cfg.Limits.WriteTimeout))
+	_ = control.SetWriteDeadline(time.Now().Add(limits.BodyTimeout + limits.WriteTimeout))
 	a, ok := s.readBody(w, r, control, &request)
 	if ok {
 		scratch := scratchPool.Get().(*scratch)
@@ -97,6 +114,7 @@ func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place)
 	}
 	s.bodies.give(request.charged)
 	a.write(w, request.origin, s.stopping.Load())
+	return request.stored
 }
 
 // receive answers a tracking request that is complete from now on.
@@ -114,7 +132,8 @@ func (s *Server) receive(r *request, scratch *scratch) answer {
 // readBody reads a request's body within the limits. When it cannot, it answers
 // false with what to tell the client.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, control *http.ResponseController, into *request) (failure answer, ok bool) {
-	limit := s.cfg.Limits.BodyBytes
+	limits := s.limits()
+	limit := limits.BodyBytes
 	get := r.Method == http.MethodGet
 	if r.Body == nil || r.Body == http.NoBody {
 		return answer{}, true
@@ -125,7 +144,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, control *http.
 		a.close = true
 		return a, false
 	}
-	_ = control.SetReadDeadline(time.Now().Add(s.cfg.Limits.BodyTimeout)) // as above
+	_ = control.SetReadDeadline(time.Now().Add(limits.BodyTimeout)) // as above
 	body := http.MaxBytesReader(w, r.Body, limit)
 	buffer := make([]byte, 0, baseBuffer)
 	for {
@@ -158,10 +177,17 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, control *http.
 	}
 }
 
-// A countingWriter remembers the status for the metrics.
+// A countingWriter remembers the status and the size for metrics and access log.
 type countingWriter struct {
 	http.ResponseWriter
-	code int
+	code  int
+	bytes int64 // of bodies
+}
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
 }
 
 func (w *countingWriter) WriteHeader(code int) {

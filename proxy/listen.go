@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +17,14 @@ type countedConn struct {
 	*net.TCPConn
 	s    *Server
 	once sync.Once
+
+	// waiting is since when no request is in hand, in Unix nanoseconds, connBusy or
+	// connShed.
+	waiting atomic.Int64
+
+	// Guarded by the crowd's mu.
+	network netip.Addr // what the connection counts for, if it does
+	left    bool       // it is closed
 }
 
 // Close closes the connection and frees its place. It may be called again.
@@ -22,7 +32,8 @@ func (c *countedConn) Close() error {
 	err := c.TCPConn.Close()
 	c.once.Do(func() {
 		c.s.forget(c)
-		<-c.s.places
+		c.s.crowd.leave(c)
+		c.s.places.give()
 	})
 	return err
 }
@@ -129,7 +140,8 @@ const (
 )
 
 // accept takes connections until the listener is closed, one goroutine for each.
-// With all places taken one more client waits here and the others in the kernel.
+// With all places taken, those who have waited longest for a request make room; with
+// none to be shed one more client waits here and the others in the kernel.
 func (s *Server) accept(ctx context.Context, listener net.Listener, config *tls.Config, conns *sync.WaitGroup) {
 	delay := minAcceptDelay
 	for {
@@ -146,13 +158,12 @@ func (s *Server) accept(ctx context.Context, listener net.Listener, config *tls.
 			continue
 		}
 		delay = minAcceptDelay
-		select {
-		case s.places <- struct{}{}:
-		case <-ctx.Done():
+		if !s.takePlace(ctx) {
 			_ = conn.Close() // it was never served
 			return
 		}
 		counted := &countedConn{TCPConn: conn.(*net.TCPConn), s: s}
+		counted.waiting.Store(time.Now().UnixNano())
 		s.remember(counted)
 		var public net.Conn = counted
 		if config != nil {

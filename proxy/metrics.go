@@ -19,6 +19,9 @@ type instruments struct {
 	codes                            [6]*metrics.Counter
 	connections                      atomic.Int64
 	fast, handed                     *metrics.Counter // requests of the fast path, connections given to net/http
+	byAddress, bySite                *metrics.Counter // requests beyond a rate
+	shed                             *metrics.Counter // connections closed for others
+	lostLines                        *metrics.Counter // of the access log
 	latency                          latency
 }
 
@@ -31,6 +34,10 @@ func newInstruments(set *metrics.Set) *instruments {
 		stored: hits("stored"), passed: hits("passed"), refused: hits("refused"), dropped: hits("dropped"),
 		collapsed: set.NewCounter("sluice_proxy_collapsed_hits_total"),
 		fast:      set.NewCounter("sluice_proxy_fast_requests_total"),
+		byAddress: set.NewCounter(`sluice_proxy_rate_limited_total{by="address"}`),
+		bySite:    set.NewCounter(`sluice_proxy_rate_limited_total{by="site"}`),
+		shed:      set.NewCounter("sluice_proxy_shed_connections_total"),
+		lostLines: set.NewCounter("sluice_proxy_access_log_dropped_total"),
 		handed:    set.NewCounter("sluice_proxy_handed_connections_total"),
 	}
 	for class := 1; class <= 5; class++ {

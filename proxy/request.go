@@ -28,6 +28,9 @@ type request struct {
 	head     []byte
 	original *http.Request
 
+	path   []byte // as it came, of the fast path only
+	stored int    // hits
+
 	charged int64 // bytes of body that count towards Limits.BodyMemory
 
 	keep []string // Config.KeepHeaders, for the fast path

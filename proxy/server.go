@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,7 +30,8 @@ type Server struct {
 	proxy    *httputil.ReverseProxy
 	direct   *httputil.ReverseProxy // for hits that pass the queue by
 	bodies   budget
-	places   chan struct{} // one for each open connection
+	places   *places
+	access   *accessWriter
 	started  chan struct{} // closed when the listeners are open
 	dateLine atomic.Pointer[dateLine]
 
@@ -39,6 +41,9 @@ type Server struct {
 	hard        context.Context // done when the grace period is over
 
 	arrivals arrivals
+	crowd    crowd
+
+	reloading sync.Mutex // held by Reload
 
 	stopping atomic.Bool // the stop was asked for
 	draining atomic.Bool // nothing new is accepted any more
@@ -62,7 +67,8 @@ func New(cfg Config, q Appender, sites Sites, log *slog.Logger, set *metrics.Set
 		cfg:     cfg,
 		log:     log.With("part", "proxy"),
 		metrics: newInstruments(set),
-		places:  make(chan struct{}, cfg.Limits.Connections),
+		places:  newPlaces(cfg.Limits.Connections),
+		crowd:   crowd{count: make(map[netip.Addr]int)},
 		started: make(chan struct{}),
 		hard:    context.Background(),
 		conns:   make(map[*countedConn]struct{}),
@@ -72,8 +78,11 @@ func New(cfg Config, q Appender, sites Sites, log *slog.Logger, set *metrics.Set
 	if cfg.MaskAddress > 0 {
 		s.detail = slog.New(slog.DiscardHandler)
 	}
-	s.bodies.limit = cfg.Limits.BodyMemory
-	s.endpoint = endpoint{cfg: &s.cfg, queue: q, sites: sites, metrics: s.metrics, pass: s.passDirectly}
+	s.bodies.limit.Store(cfg.Limits.BodyMemory)
+	s.access = newAccessWriter(s.log, s.metrics.lostLines)
+	s.endpoint = endpoint{cfg: &s.cfg, queue: q, sites: sites, metrics: s.metrics, pass: s.passDirectly,
+		live: new(atomic.Pointer[tuned]), addresses: newBuckets(maxBuckets), bySite: newBuckets(maxSites)}
+	s.endpoint.live.Store(tune(cfg.tunables(), cfg.MaskAddress))
 	if cfg.CollapseRetries {
 		s.endpoint.retries = newRetries()
 	}
@@ -105,6 +114,10 @@ func (s *Server) Run(ctx context.Context) error {
 	defer abandon()
 	s.hard = hard
 
+	if err := s.access.start(s.tuned().AccessLog); err != nil {
+		return err
+	}
+	defer s.access.stop()
 	listeners, err := s.listen(ctx)
 	if err != nil {
 		return err
@@ -197,7 +210,7 @@ func withProtocols(c *tls.Config) *tls.Config {
 }
 
 func (s *Server) newHTTPServer() *http.Server {
-	l := &s.cfg.Limits
+	l := s.limits()
 	return &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: l.HeaderTimeout,
@@ -208,6 +221,16 @@ func (s *Server) newHTTPServer() *http.Server {
 		// Its lines carry visitors' addresses, and their causes are counted.
 		ErrorLog:    slog.NewLogLogger(s.detail.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return s.hard },
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, countedOf(conn))
+		},
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			if counted := countedOf(conn); counted != nil && state == http.StateIdle {
+				counted.rest(time.Now())
+			}
+		},
+		// A client that does not read its answers holds no connection for ever.
+		HTTP2: &http.HTTP2Config{WriteByteTimeout: l.WriteTimeout},
 	}
 }
 

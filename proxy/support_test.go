@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -270,7 +271,10 @@ func newEndpoint(change func(*Config)) (*endpoint, *fakeQueue) {
 		panic(err)
 	}
 	q := &fakeQueue{}
-	return &endpoint{cfg: &cfg, queue: q, sites: fakeSites{}, metrics: newInstruments(metrics.NewSet())}, q
+	live := new(atomic.Pointer[tuned])
+	live.Store(tune(cfg.tunables(), cfg.MaskAddress))
+	return &endpoint{cfg: &cfg, queue: q, sites: fakeSites{}, metrics: newInstruments(metrics.NewSet()),
+		live: live, addresses: newBuckets(maxBuckets), bySite: newBuckets(maxSites)}, q
 }
 
 // newRequest makes a GET of the tracker from 192.0.2.1.

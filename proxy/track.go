@@ -7,6 +7,7 @@ import (
 	"hash"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"sluice/internal/hit"
@@ -21,6 +22,9 @@ type endpoint struct {
 	metrics *instruments
 	pass    func(ctx context.Context, r *request) (*relay, error)
 	retries *retries // nil when retries are not collapsed
+
+	live              *atomic.Pointer[tuned]
+	addresses, bySite *buckets // of the rates
 }
 
 // A scratch is the memory that one connection uses for request after request.
@@ -111,6 +115,7 @@ func (e *endpoint) keep(ctx context.Context, r *request, s *scratch) (failure an
 
 	err := e.queue.Append(ctx, s.sets[:]...)
 	if err == nil {
+		r.stored = hits
 		e.metrics.stored.Add(hits)
 		return answer{}, true
 	}

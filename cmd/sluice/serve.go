@@ -211,22 +211,15 @@ func (e *edge) buildProxy() error {
 	if err := e.openCertificates(); err != nil {
 		return err
 	}
-	trusted := make([]netip.Prefix, len(s.Proxy.Trusted))
-	for i, p := range s.Proxy.Trusted {
-		trusted[i] = netip.Prefix(p)
-	}
+	tunables := proxyTunables(s, connections)
 	https, http := string(s.Listen), string(s.ListenHTTP)
 	if s.TLS.Mode == "off" && https != "" {
 		https, http = "", https
 	}
 	cfg := proxy.Config{
 		Listen: https, ListenHTTP: http,
-		Upstream: s.Matomo.URL.URL, Trusted: trusted, MaskAddress: s.Proxy.MaskAddress, CollapseRetries: s.Proxy.CollapseRetries == "on", Expose: string(s.Proxy.Expose),
-		Limits: proxy.Limits{
-			HeaderBytes: int(s.Proxy.MaxHeader), BodyBytes: int64(s.Proxy.MaxBody), BodyMemory: int64(s.Proxy.BodyMemory),
-			Connections: connections, HeaderTimeout: s.Proxy.HeaderTimeout, BodyTimeout: s.Proxy.BodyTimeout,
-			WriteTimeout: s.Proxy.WriteTimeout, IdleTimeout: s.Proxy.IdleTimeout, ProxyTimeout: s.Proxy.ForwardTimeout,
-		},
+		Upstream: s.Matomo.URL.URL, Trusted: tunables.Trusted, MaskAddress: s.Proxy.MaskAddress, CollapseRetries: s.Proxy.CollapseRetries == "on", Expose: string(s.Proxy.Expose),
+		Limits: tunables.Limits, RateLimits: tunables.RateLimits, AccessLog: tunables.AccessLog,
 		CookieIgnoreName: s.Matomo.CookieIgnore, CookieVisitorName: s.Matomo.CookieVisitor,
 		ThirdPartyCookie: s.Matomo.ThirdParty == "on", CookiePath: s.Matomo.CookiePath, CookieDomain: s.Matomo.CookieDomain,
 		CookieExpire: s.Matomo.CookieExpire, DoNotTrack: s.Matomo.DoNotTrack == "on", KeepHeaders: keptHeaders(s.Sink.HeaderGroups),
@@ -242,6 +235,37 @@ func (e *edge) buildProxy() error {
 		return &failure{exitSettings, "settings", err, "sluice check"}
 	}
 	return nil
+}
+
+// proxyTunables translates what of the proxy can be changed while it runs.
+func proxyTunables(s *config.Settings, connections int) proxy.Tunables {
+	p := &s.Proxy
+	perAddress := p.PerAddress
+	if perAddress == 0 {
+		perAddress = -1 // zero is the default there
+	}
+	return proxy.Tunables{
+		Trusted: prefixes(p.Trusted),
+		Limits: proxy.Limits{
+			HeaderBytes: int(p.MaxHeader), BodyBytes: int64(p.MaxBody), BodyMemory: int64(p.BodyMemory),
+			Connections: connections, PerAddress: perAddress, HeaderTimeout: p.HeaderTimeout, BodyTimeout: p.BodyTimeout,
+			WriteTimeout: p.WriteTimeout, IdleTimeout: p.IdleTimeout, ProxyTimeout: p.ForwardTimeout,
+		},
+		RateLimits: proxy.RateLimits{
+			PerAddress: p.AddressRate, AddressBurst: p.AddressBurst, PerSite: p.SiteRate, SiteBurst: p.SiteBurst, Exempt: prefixes(p.RateExempt),
+		},
+		AccessLog: proxy.AccessLog{
+			Format: string(p.AccessLog), File: p.AccessLogFile, MaskAddress: p.AccessLogMask, Query: p.AccessLogQuery == "on",
+		},
+	}
+}
+
+func prefixes(list []config.Prefix) []netip.Prefix {
+	out := make([]netip.Prefix, len(list))
+	for i, p := range list {
+		out[i] = netip.Prefix(p)
+	}
+	return out
 }
 
 // keptHeaders puts names in the order in which the proxy wants them.

@@ -29,6 +29,9 @@ var Table = []Metric{
 	{"sluice_proxy_bad_input_total", CounterType, "Requests that were refused for what they contain, by reason."},
 
 	{"sluice_proxy_connections", GaugeType, "Open connections on the public listener."},
+	{"sluice_proxy_shed_connections_total", CounterType, "Connections that waited for a request and were closed, since all places (proxy.max-connections) were taken."},
+	{"sluice_proxy_rate_limited_total", CounterType, "Requests that were answered 429, by whose rate they were beyond: address (proxy.address-rate), site (proxy.site-rate)."},
+	{"sluice_proxy_access_log_dropped_total", CounterType, "Lines of the access log that were lost, since the file did not take them (in time)."},
 	{"sluice_proxy_fast_requests_total", CounterType, "Tracking requests that took the short way, without Go's HTTP server."},
 	{"sluice_proxy_handed_connections_total", CounterType, "Connections that were handed to Go's HTTP server, for anything but plain tracking."},
 

@@ -121,6 +121,16 @@ type ProxySettings struct {
 	BodyTimeout     time.Duration `name:"body-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to send the body of a tracking request."`
 	WriteTimeout    time.Duration `name:"write-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to take the answer to a tracking request."`
 	IdleTimeout     time.Duration `name:"idle-timeout" default:"2m" min:"1s" max:"1h" help:"Time a connection may stay open without a request."`
+	PerAddress      int           `name:"connections-per-address" default:"1000" min:"0" max:"1000000" help:"Connections that one address (IPv6: one /64) may have open, those of proxy.trusted apart; 0 is no limit."`
+	AddressRate     int           `name:"address-rate" default:"0" min:"0" max:"1000000" help:"Requests per second of one visitor's address (IPv6: one /64) that would store hits or be forwarded; beyond it the answer is 429. 0 is no limit."`
+	AddressBurst    int           `name:"address-burst" default:"0" min:"0" max:"1000000" help:"Requests of one address at once; 0 is ten seconds of proxy.address-rate."`
+	SiteRate        int           `name:"site-rate" default:"0" min:"0" max:"1000000" help:"Hits per second of one site; beyond it the answer is 429. 0 is no limit."`
+	SiteBurst       int           `name:"site-burst" default:"0" min:"0" max:"1000000" help:"Hits of one site at once; 0 is ten seconds of proxy.site-rate. A larger bulk is taken when nothing of it is used up."`
+	RateExempt      []Prefix      `name:"rate-exempt" placeholder:"CIDR" help:"Visitors' addresses to which no rate applies, and whose hits do not count for their site's: importers, servers that report for many. Default: none."`
+	AccessLog       Choice        `name:"access-log" oneof:"off,combined,json" default:"off" help:"Access log: off, combined (as Apache and nginx), or json (an object a line)."`
+	AccessLogFile   string        `name:"access-log-file" default:"-" placeholder:"FILE" help:"File of the access log; - is standard output."`
+	AccessLogMask   int           `name:"access-log-mask" default:"2" min:"0" max:"4" help:"Bytes of addresses that are set to zero in the access log, 0 to 4; at least proxy.mask-address."`
+	AccessLogQuery  Choice        `name:"access-log-query" oneof:"off,on" default:"off" help:"on: the access log has queries, with tokens and passwords masked. off: it has none, nor those of referers."`
 	ForwardTimeout  time.Duration `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer."`
 }
 

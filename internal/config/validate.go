@@ -80,6 +80,7 @@ func (l *Loader) Check(ctx *kong.Context, s *Settings) (secrets Secrets, faults,
 	c.names(s)
 	c.listeners(s)
 	c.tls(s)
+	c.rates(&s.Proxy)
 	c.warn(s)
 	secrets.AdminToken = c.secret("admin.token-file", s.Admin.TokenFile)
 	secrets.MatomoToken = c.secret("matomo.token-file", s.Matomo.TokenFile)
@@ -181,6 +182,23 @@ func (c *checker) listeners(s *Settings) {
 	}
 	if s.TLS.Mode == "off" && s.Listen != "" && s.ListenHTTP != "" {
 		c.fault("listen-http", string(s.ListenHTTP), "with tls.mode off, listen is plain HTTP already: want off")
+	}
+}
+
+func (c *checker) rates(p *ProxySettings) {
+	for _, r := range []struct {
+		setting, of string
+		burst, rate int
+	}{
+		{"proxy.address-burst", "proxy.address-rate", p.AddressBurst, p.AddressRate},
+		{"proxy.site-burst", "proxy.site-rate", p.SiteBurst, p.SiteRate},
+	} {
+		if r.burst > 0 && r.rate == 0 {
+			c.fault(r.setting, fmt.Sprint(r.burst), "is for nothing without "+r.of)
+		}
+	}
+	if p.AccessLogFile == "" {
+		c.fault("proxy.access-log-file", "", "want a file, or - for standard output")
 	}
 }
 
