@@ -36,6 +36,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.serveTracking(w, r, at)
 			return
 		}
+		if s.cfg.Files != nil && s.cfg.Files.Claims(r) {
+			s.cfg.Files.Serve(w, r, s.proxy)
+			return
+		}
 		if s.cfg.Expose == ExposeTrackingOnly {
 			http.NotFound(w, r)
 			return

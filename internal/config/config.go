@@ -53,6 +53,7 @@ type Settings struct {
 	MySQL    MySQLSettings    `embed:"" prefix:"mysql." group:"Matomo"`
 	TLS      TLSSettings      `embed:"" prefix:"tls." group:"Certificate"`
 	Proxy    ProxySettings    `embed:"" prefix:"proxy." group:"Visitors"`
+	Assets   AssetSettings    `embed:"" prefix:"assets." group:"Visitors"`
 	Queue    QueueSettings    `embed:"" prefix:"queue." group:"Queue"`
 	Sink     SinkSettings     `embed:"" prefix:"sink." group:"Feeding Matomo"`
 	Gate     GateSettings     `embed:"" prefix:"gate." group:"Archiving"`
@@ -116,6 +117,15 @@ type ProxySettings struct {
 	WriteTimeout    time.Duration `name:"write-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to take the answer to a tracking request."`
 	IdleTimeout     time.Duration `name:"idle-timeout" default:"2m" min:"1s" max:"1h" help:"Time a connection may stay open without a request."`
 	ForwardTimeout  time.Duration `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer."`
+}
+
+// AssetSettings says how Matomo's public files are kept and served.
+type AssetSettings struct {
+	Cache      Choice        `name:"cache" oneof:"on,off" default:"on" help:"on serves matomo.js, containers and other public files of Matomo from copies, also while Matomo is down; off passes requests for them on."`
+	Origin     URL           `name:"origin" placeholder:"URL" help:"Base address of the server whose files are served, where several have them. Default: matomo.url."`
+	Revalidate time.Duration `name:"revalidate" default:"30s" min:"1s" max:"60s" help:"How old a copy may get before it is compared with the file again. A changed file reaches visitors within this time."`
+	MaxStale   time.Duration `name:"max-stale" default:"0" min:"1m" max:"8760h" zero:"no limit" help:"How old a copy may be that is served while Matomo is down; 0 is no limit."`
+	MaxSize    ByteSize      `name:"max-size" default:"256MiB" min:"16MiB" max:"16GiB" help:"What copies may take on disk and in memory together."`
 }
 
 // QueueSettings bounds what the queue may use of the disk.

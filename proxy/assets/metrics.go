@@ -45,6 +45,12 @@ func newInstruments(set *metrics.Set, c *Cache) *instruments {
 		}
 		return float64(n)
 	})
+	for _, o := range []outcome{unchanged, replaced, deleted, unsure, refused, failed, absent, unstable} {
+		m.fetches(string(o))
+	}
+	for _, reason := range []string{"empty", "html", "php_error", "binary", "torn", "no_container", "magic", "active_svg", "size", "encoding", "unstable"} {
+		m.rejects(reason)
+	}
 	for k := tracker; k < preview; k++ {
 		set.NewGauge(`sluice_proxy_asset_age_seconds{asset="`+kindNames[k]+`"}`, func() float64 { return c.oldest(k).Seconds() })
 	}
@@ -67,10 +73,18 @@ func (c *Cache) oldest(k kind) (age time.Duration) {
 
 // fetch counts an answer of the origin by what it led to.
 func (m *instruments) fetch(outcome string) {
-	m.set.GetOrCreateCounter(`sluice_proxy_asset_fetches_total{result="` + outcome + `"}`).Inc()
+	m.fetches(outcome).Inc()
 }
 
 // reject counts bytes that cannot be the file. Reasons are a closed list.
 func (m *instruments) reject(reason string) {
-	m.set.GetOrCreateCounter(`sluice_proxy_asset_rejected_total{reason="` + reason + `"}`).Inc()
+	m.rejects(reason).Inc()
+}
+
+func (m *instruments) fetches(outcome string) *metrics.Counter {
+	return m.set.GetOrCreateCounter(`sluice_proxy_asset_fetches_total{result="` + outcome + `"}`)
+}
+
+func (m *instruments) rejects(reason string) *metrics.Counter {
+	return m.set.GetOrCreateCounter(`sluice_proxy_asset_rejected_total{reason="` + reason + `"}`)
 }
