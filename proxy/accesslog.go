@@ -38,6 +38,7 @@ type AccessLog struct {
 // Who answered a request, in the access log.
 const (
 	handledTracking = "tracking"
+	handledAsset    = "asset"
 	handledProxy    = "proxy"
 	handledOwn      = "own"
 )
@@ -81,8 +82,6 @@ func requestID(context.Context) string { return "" }
 
 // log writes down a request of the fast path that was answered.
 func (c *fastConn) log(format *accessFormat, a *answer, began time.Time) {
-	s, r := c.s, &c.request
-	now := time.Now()
 	size := 0
 	switch {
 	case a.relayed != nil:
@@ -90,11 +89,19 @@ func (c *fastConn) log(format *accessFormat, a *answer, began time.Time) {
 	case a.status != http.StatusNoContent:
 		size = a.bodyLen()
 	}
-	e := accessEntry{
-		began: s.now(began), took: now.Sub(began), visitor: s.endpoint.visitor(r), host: r.host, method: r.method, path: r.path, query: r.query,
-		protocol: "HTTP/1.1", status: a.status, bytes: int64(size), referer: r.referer, userAgent: r.userAgent,
-		handled: handledTracking, hits: r.stored,
-	}
+	c.logAs(format, accessEntry{status: a.status, bytes: int64(size), handled: handledTracking, hits: c.request.stored}, began)
+}
+
+// logFile writes down a file that was sent; size is without the answer's head.
+func (c *fastConn) logFile(format *accessFormat, status, size int, began time.Time) {
+	c.logAs(format, accessEntry{status: status, bytes: int64(size), handled: handledAsset}, began)
+}
+
+func (c *fastConn) logAs(format *accessFormat, e accessEntry, began time.Time) {
+	s, r := c.s, &c.request
+	e.began, e.took, e.visitor = s.now(began), time.Since(began), s.endpoint.visitor(r)
+	e.host, e.method, e.path, e.query, e.protocol = r.host, r.method, r.path, r.query, "HTTP/1.1"
+	e.referer, e.userAgent = r.referer, r.userAgent
 	if conn, ok := c.conn.(*tls.Conn); ok {
 		e.tls = tlsName(conn.ConnectionState().Version)
 	}

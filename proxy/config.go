@@ -130,6 +130,9 @@ type Config struct {
 
 	// Ready says why hits could not be stored now. Nil is always ready.
 	Ready func() error
+
+	// Files are Matomo's public files. Nil passes requests for them on like all others.
+	Files Files
 }
 
 const (

@@ -100,7 +100,7 @@ func (s *Server) serveConn(conn net.Conn) {
 	buffer := bufferPool.Get().(*[]byte)
 	c := &fastConn{s: s, conn: conn, counted: counted, buf: *buffer}
 	c.request.peer, c.request.peerText, c.request.https = peer, peer.String(), https
-	c.request.keep = s.cfg.KeepHeaders
+	c.request.keep, c.request.files = s.cfg.KeepHeaders, s.cfg.Files
 	err := c.serve()
 
 	if err == errDeclined {
@@ -171,6 +171,16 @@ func (c *fastConn) serve() error {
 		if format != nil {
 			began = time.Now()
 		}
+		if h.file {
+			ok, last, err := c.serveFile(h, format, began)
+			if !ok {
+				return errDeclined
+			}
+			if err != nil || last {
+				return err
+			}
+			continue
+		}
 		var a answer
 		if fault, ok := c.readBody(&h); ok {
 			a = c.handle(h)
@@ -236,7 +246,7 @@ func (c *fastConn) readHead() (head, error) {
 	var deadline time.Time
 	for range maxHeadReads {
 		h, result := parseHead(c.buf[c.start:c.end], &c.request, maxBody)
-		if result == headTaken {
+		if result == headTaken || result == headFile {
 			return h, nil
 		}
 		if result == headDecline || c.end-c.start >= limits.HeaderBytes {

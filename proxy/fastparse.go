@@ -9,12 +9,14 @@ const (
 	headMore    headResult = iota // the head is not complete
 	headTaken                     // a request that the fast path answers
 	headDecline                   // anything else: net/http decides
+	headFile                      // a GET of one of Matomo's files, which r.file describes
 )
 
 // A head is what the strict parser has found besides the request.
 type head struct {
 	size   int // of request line and headers, with the empty line
 	length int // of the body
+	file   bool
 }
 
 // parseHead reads the head of a request at the front of b, and only this:
@@ -28,7 +30,9 @@ type head struct {
 //     without a leading zero and at most maxBody; Connection absent or
 //     "keep-alive"; no header that would change where the message ends, what the
 //     connection becomes, or what the client waits for; none of the headers that
-//     are read here twice.
+//     are read here twice;
+//   - or a GET of one of Matomo's files in the same form, with the limits of
+//     [request.fileHeaders].
 //
 // Whatever it takes, net/http would read in the same way. It never judges: what
 // it declines may be a perfectly good request. The request's bytes alias b.
@@ -48,6 +52,13 @@ func parseHead(b []byte, r *request, maxBody int) (head, headResult) {
 		return head{}, headDecline
 	}
 	r.headers = headers{hints: r.hints[:0], kept: r.kept[:0]}
+	if !r.place.tracks(r.method, r.query) {
+		if r.fileHeaders(rest, &h) && len(r.host) > 0 {
+			h.length, h.file = 0, true
+			return h, headFile
+		}
+		return head{}, headDecline
+	}
 	for len(rest) > 0 {
 		if rest, ok = r.parseHeader(rest, &h); !ok {
 			return head{}, headDecline
@@ -111,7 +122,12 @@ func (r *request) parseRequestLine(b []byte) (rest []byte, ok bool) {
 		}
 	}
 	r.path, r.place = path, placeOf(path)
-	return b[at+len(tail):], r.place.tracks(r.method, r.query)
+	rest = b[at+len(tail):]
+	if r.place.tracks(r.method, r.query) {
+		return rest, true
+	}
+	r.file.Path = path
+	return rest, r.files != nil && r.method == "GET" && r.files.Named(path)
 }
 
 // parseHeader reads one line. It notes what the request needs and declines what

@@ -54,6 +54,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !s.mayForward(w, r) {
 			return
 		}
+		if s.cfg.Files != nil && s.cfg.Files.Claims(r) {
+			note.handled = handledAsset
+			s.cfg.Files.Serve(w, r, s.proxy)
+			return
+		}
 		if s.cfg.Expose == ExposeTrackingOnly {
 			http.NotFound(w, r)
 			return

@@ -216,27 +216,40 @@ func waitSeconds(d time.Duration) int { return max(1, int((d+time.Second-1)/time
 // rate, and answers it when it is not. A browser's question before a request always
 // is.
 func (s *Server) mayForward(w http.ResponseWriter, r *http.Request) bool {
-	v := s.tuned()
-	if v.rates.address.interval == 0 || r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+	if s.tuned().rates.address.interval == 0 || r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 		return true
 	}
-	visitor := s.visitorOf(r)
+	request := s.addressed(r)
+	refused, limited := s.overRate(&request)
+	if limited {
+		refused.write(w, nil, s.stopping.Load())
+	}
+	return !limited
+}
+
+// overRate counts a request that does not track for its address, and gives what to
+// answer when that is beyond its rate.
+func (s *Server) overRate(r *request) (refused answer, limited bool) {
+	v := s.tuned()
+	if v.rates.address.interval == 0 {
+		return answer{}, false
+	}
+	visitor := s.endpoint.visitor(r)
 	if contains(v.RateLimits.Exempt, visitor) {
-		return true
+		return answer{}, false
 	}
 	wait, ok := s.endpoint.addresses.take(networkOf(visitor).As16(), 1, v.rates.address, time.Now())
 	if ok {
-		return true
+		return answer{}, false
 	}
 	s.metrics.byAddress.Inc()
-	a := fault(http.StatusTooManyRequests, tooManyRequests, true)
-	a.wait = waitSeconds(wait)
-	a.write(w, nil, s.stopping.Load())
-	return false
+	refused = fault(http.StatusTooManyRequests, tooManyRequests, true)
+	refused.wait = waitSeconds(wait)
+	return refused, true
 }
 
-// visitorOf gives the visitor's whole address of net/http's request.
-func (s *Server) visitorOf(r *http.Request) netip.Addr {
+// addressed gives what the visitor's address is read from, of net/http's request.
+func (s *Server) addressed(r *http.Request) request {
 	var request request
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		request.peer = canonical(ap.Addr())
@@ -244,5 +257,11 @@ func (s *Server) visitorOf(r *http.Request) netip.Addr {
 	if s.endpoint.trusts(request.peer) {
 		request.fill(r, nil)
 	}
+	return request
+}
+
+// visitorOf gives the visitor's whole address of net/http's request.
+func (s *Server) visitorOf(r *http.Request) netip.Addr {
+	request := s.addressed(r)
 	return s.endpoint.visitor(&request)
 }

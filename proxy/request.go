@@ -34,6 +34,9 @@ type request struct {
 	charged int64 // bytes of body that count towards Limits.BodyMemory
 
 	keep []string // Config.KeepHeaders, for the fast path
+
+	files Files     // Config.Files, for the fast path
+	file  FileQuery // of a head that is headFile
 }
 
 // headers are the values that Matomo or the edge reads, trimmed, each nil when

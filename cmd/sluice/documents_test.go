@@ -129,7 +129,7 @@ func TestDocumentsKnowAllMetrics(t *testing.T) {
 func TestCodeKnowsAllMetrics(t *testing.T) {
 	used := map[string]bool{"sluice_build_info": true} // written by the private listener itself
 	name := regexp.MustCompile("[\"`](sluice_[a-z_]+)")
-	for _, room := range []string{"proxy", "proxy/certs", "queue", "sink", "archivegate"} {
+	for _, room := range []string{"proxy", "proxy/assets", "proxy/certs", "queue", "sink", "archivegate"} {
 		files, err := filepath.Glob(filepath.Join(root, room, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no sources in %s: %v", room, err)

@@ -64,6 +64,7 @@ type commands struct {
 	Check       checkCommand       `cmd:"" help:"Look at the settings and, with --online, at everything around."`
 	Queue       queueCommands      `cmd:"" help:"Look at what is kept and at what was buried."`
 	Drain       drainCommands      `cmd:"" help:"See, pause and resume the feeding of Matomo."`
+	Assets      assetsCommands     `cmd:"" help:"See, compare and pin the copies of Matomo's public files."`
 	Gate        gateCommands       `cmd:"" help:"Is a day complete, so that Matomo may archive it?"`
 	Healthcheck healthcheckCommand `cmd:"" help:"For containers: exit 0 when hits can be accepted, 1 when not."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`

@@ -22,6 +22,7 @@ import (
 	"sluice/internal/hit"
 	"sluice/internal/sdnotify"
 	"sluice/proxy"
+	"sluice/proxy/assets"
 	"sluice/proxy/certs"
 	"sluice/queue"
 	"sluice/sink"
@@ -58,6 +59,7 @@ type edge struct {
 	sink        *sink.Sink
 	certs       *certs.Keeper // nil with tls.mode off
 	proxy       *proxy.Server
+	assets      *assets.Cache
 	gate        *archivegate.Gate
 	admin       *admin.Server
 	adminAddr   string
@@ -173,6 +175,9 @@ func (e *edge) build() error {
 	if e.sink, err = sink.New(c, e.queue, e.log, e.set); err != nil {
 		return &failure{exitSettings, "settings", err, "sluice check"}
 	}
+	if err := e.buildAssets(); err != nil {
+		return err
+	}
 	if err := e.buildProxy(); err != nil {
 		return err
 	}
@@ -225,7 +230,7 @@ func (e *edge) buildProxy() error {
 		CookieExpire: s.Matomo.CookieExpire, DoNotTrack: s.Matomo.DoNotTrack == "on", KeepHeaders: keptHeaders(s.Sink.HeaderGroups),
 		CustomTimestampAge: s.Matomo.CustomTimestamp, BulkRequiresAuth: s.Matomo.BulkAuth == "on", OpenTracking: s.Matomo.TrackingAuth == "off",
 		ShutdownDelay: s.Shutdown.Delay, Grace: s.Shutdown.Grace,
-		PassThrough: passThrough(e.sink.Healthy, e.queue.PendingOf), Ready: e.queue.Ready,
+		PassThrough: passThrough(e.sink.Healthy, e.queue.PendingOf), Ready: e.queue.Ready, Files: publicFiles{e.assets},
 	}
 	if e.certs != nil {
 		cfg.TLSConfig, cfg.AnswerChallenge = e.certs.TLSConfig(), e.certs.AnswerChallenge
@@ -296,7 +301,7 @@ func (e *edge) buildAdmin(key string) error {
 		Listen: string(s.Admin.Listen), Hosts: hosts, Token: e.secrets.AdminToken.Reveal(), Control: key,
 		Edge: s.EdgeID, Version: build().Version,
 	}, admin.Parts{
-		Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: drainRoom{e.sink}, Gate: e.gate.Handler(), Checks: e.checks(),
+		Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: drainRoom{e.sink}, Assets: assetRoom{e.assets}, Gate: e.gate.Handler(), Checks: e.checks(),
 		Metrics: []*metrics.Set{e.set}, Log: e.log.With("part", "admin"),
 	})
 	if err != nil {
@@ -346,6 +351,7 @@ func (e *edge) live() error {
 			{name: "admin", run: e.admin.Run},
 			{name: "sink", run: e.sink.Run},
 			{name: "gate", run: e.gate.Run},
+			{name: "assets", run: e.assets.Run},
 			{name: "proxy", run: e.proxy.Run, up: e.proxy.Started()},
 		},
 		signals: e.signals, failed: e.queue.Failed(), ready: e.ready, interval: interval,

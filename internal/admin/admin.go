@@ -105,13 +105,14 @@ type Config struct {
 	Version string
 }
 
-// Parts is what a [Server] tells about. All are needed but Gate, Checks and Metrics.
+// Parts is what a [Server] tells about. All are needed but Assets, Gate, Checks and Metrics.
 type Parts struct {
 	Queue       Queue
 	Reader      Reader
 	DeadLetters DeadLetters
 	Importer    Importer
 	Drain       Drain
+	Assets      Assets       // nil where none are kept
 	Gate        http.Handler // below [GatePath]; nil where no day is judged
 	Checks      []Check
 	Metrics     []*metrics.Set
@@ -202,6 +203,7 @@ func (s *Server) Handler() http.Handler {
 	s.routeHealth(mux)
 	s.routeQueue(mux)
 	s.routeDrain(mux)
+	s.routeAssets(mux)
 	s.routeDebug(mux)
 	s.routeGate(mux)
 	mux.HandleFunc("GET /metrics", s.reading(s.metrics))

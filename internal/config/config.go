@@ -53,6 +53,7 @@ type Settings struct {
 	MySQL    MySQLSettings    `embed:"" prefix:"mysql." group:"Matomo"`
 	TLS      TLSSettings      `embed:"" prefix:"tls." group:"Certificate"`
 	Proxy    ProxySettings    `embed:"" prefix:"proxy." group:"Visitors"`
+	Assets   AssetSettings    `embed:"" prefix:"assets." group:"Visitors"`
 	Queue    QueueSettings    `embed:"" prefix:"queue." group:"Queue"`
 	Sink     SinkSettings     `embed:"" prefix:"sink." group:"Feeding Matomo"`
 	Gate     GateSettings     `embed:"" prefix:"gate." group:"Archiving"`
@@ -132,6 +133,15 @@ type ProxySettings struct {
 	AccessLogMask   int           `name:"access-log-mask" default:"2" min:"0" max:"4" help:"Bytes of addresses that are set to zero in the access log, 0 to 4; at least proxy.mask-address."`
 	AccessLogQuery  Choice        `name:"access-log-query" oneof:"off,on" default:"off" help:"on: the access log has queries, with tokens and passwords masked. off: it has none, nor those of referers."`
 	ForwardTimeout  time.Duration `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer."`
+}
+
+// AssetSettings says how Matomo's public files are kept and served.
+type AssetSettings struct {
+	Cache      Choice        `name:"cache" oneof:"on,off" default:"on" help:"on serves matomo.js, containers and other public files of Matomo from copies, also while Matomo is down; off passes requests for them on."`
+	Origin     URL           `name:"origin" placeholder:"URL" help:"Base address of the server whose files are served, where several have them. Default: matomo.url."`
+	Revalidate time.Duration `name:"revalidate" default:"30s" min:"1s" max:"60s" help:"How old a copy may get before it is compared with the file again. A changed file reaches visitors within this time."`
+	MaxStale   time.Duration `name:"max-stale" default:"0" min:"1m" max:"8760h" zero:"no limit" help:"How old a copy may be that is served while Matomo is down; 0 is no limit."`
+	MaxSize    ByteSize      `name:"max-size" default:"256MiB" min:"16MiB" max:"16GiB" help:"What copies may take on disk and in memory together."`
 }
 
 // QueueSettings bounds what the queue may use of the disk.
