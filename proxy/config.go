@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -57,11 +58,18 @@ const (
 	ExposeTrackingOnly = "tracking-only" // everything that is not tracking is 404
 )
 
+// Listeners are sockets that somebody else has opened already. One that is not nil
+// takes the place of binding Config.Listen or Config.ListenHTTP, which must be set all
+// the same. Run closes them.
+type Listeners struct{ HTTPS, HTTP *net.TCPListener }
+
 // Config is what a [Server] needs to know. Fields without a remark are required
 // or off when empty.
 type Config struct {
 	Listen     string // address of the HTTPS listener; "" is off
 	ListenHTTP string // address of the plain listener; "" is off
+
+	Listeners Listeners
 
 	TLSConfig *tls.Config // required with Listen
 
@@ -156,6 +164,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Listen != "" && c.TLSConfig == nil {
 		fault("the HTTPS listener needs a certificate")
+	}
+	if c.Listeners.HTTPS != nil && c.Listen == "" || c.Listeners.HTTP != nil && c.ListenHTTP == "" {
+		fault("a socket for a listener that is off")
 	}
 	switch {
 	case c.Upstream == nil:

@@ -25,6 +25,10 @@ const (
 	maxHeadReads = 8
 	// maxBodyBytes bounds Limits.BodyBytes on the fast path.
 	maxBodyBytes = 1 << 30
+	// firstRequest is how long a stop waits for the first request of a connection that
+	// was accepted just before: its client has had no answer yet, and does not try again
+	// as it would on a connection that has served it.
+	firstRequest = time.Second
 	// keptHits is how many hits a connection keeps memory for.
 	keptHits = 16
 )
@@ -32,7 +36,7 @@ const (
 var bufferPool = sync.Pool{New: func() any { b := make([]byte, baseBuffer); return &b }}
 
 // A fastConn is one connection while the fast path reads it. It belongs to one
-// goroutine, but for idle.
+// goroutine, but for idle and fresh.
 type fastConn struct {
 	s    *Server
 	conn net.Conn // plain, or a *tls.Conn whose handshake is done
@@ -55,6 +59,8 @@ type fastConn struct {
 
 	// idle is true while nothing of a request has been read.
 	idle atomic.Bool
+	// fresh is true while no request has been answered.
+	fresh atomic.Bool
 }
 
 // errDeclined says that the connection belongs to net/http from here on.
@@ -101,6 +107,7 @@ func (s *Server) serveConn(conn net.Conn) {
 	c := &fastConn{s: s, conn: conn, counted: counted, buf: *buffer}
 	c.request.peer, c.request.peerText, c.request.https = peer, peer.String(), https
 	c.request.keep, c.request.files = s.cfg.KeepHeaders, s.cfg.Files
+	c.fresh.Store(true)
 	err := c.serve()
 
 	if err == errDeclined {
@@ -179,6 +186,7 @@ func (c *fastConn) serve() error {
 			if err != nil || last {
 				return err
 			}
+			c.used()
 			continue
 		}
 		var a answer
@@ -198,7 +206,15 @@ func (c *fastConn) serve() error {
 		if err != nil || last {
 			return err
 		}
+		c.used()
 		c.start += h.size + h.length
+	}
+}
+
+// used says that the connection has had an answer.
+func (c *fastConn) used() {
+	if c.fresh.Load() { // reading is cheaper than writing
+		c.fresh.Store(false)
 	}
 }
 
@@ -228,7 +244,12 @@ func (c *fastConn) awaitRequest() error {
 	// The flag is read after idle was set: either this sees the stop, or the stop
 	// sees an idle connection and ends its wait.
 	if c.s.draining.Load() {
-		return net.ErrClosed
+		if !c.fresh.Load() {
+			return net.ErrClosed
+		}
+		if err := c.allowReading(time.Now().Add(firstRequest)); err != nil {
+			return err
+		}
 	}
 	n, err := c.conn.Read(c.buf[c.end:])
 	c.end += n

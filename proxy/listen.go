@@ -158,8 +158,10 @@ func (s *Server) accept(ctx context.Context, listener net.Listener, config *tls.
 			continue
 		}
 		delay = minAcceptDelay
-		if !s.takePlace(ctx) {
-			_ = conn.Close() // it was never served
+		// One that must wait cannot go back to the kernel, where the next process would find
+		// it. A place becomes free while the server stops, as no other connection comes.
+		if !s.takePlace(ctx) && !s.takePlace(s.hard) {
+			_ = conn.Close() // it was never served, and the time to finish is over
 			return
 		}
 		counted := &countedConn{TCPConn: conn.(*net.TCPConn), s: s}

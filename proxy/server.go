@@ -167,16 +167,21 @@ func (s *Server) listen(ctx context.Context) ([]publicListener, error) {
 	var config net.ListenConfig
 	for _, l := range []struct {
 		address string
+		given   *net.TCPListener
 		tls     *tls.Config
 		bound   *net.Addr
 	}{
-		{s.cfg.Listen, withProtocols(s.cfg.TLSConfig), &s.https},
-		{s.cfg.ListenHTTP, nil, &s.http},
+		{s.cfg.Listen, s.cfg.Listeners.HTTPS, withProtocols(s.cfg.TLSConfig), &s.https},
+		{s.cfg.ListenHTTP, s.cfg.Listeners.HTTP, nil, &s.http},
 	} {
 		if l.address == "" {
 			continue
 		}
-		listener, err := config.Listen(ctx, "tcp", l.address)
+		var listener net.Listener = l.given
+		var err error
+		if l.given == nil {
+			listener, err = config.Listen(ctx, "tcp", l.address)
+		}
 		if err != nil {
 			for _, o := range open {
 				_ = o.Close() // nothing was accepted from it yet
@@ -242,7 +247,11 @@ func (s *Server) stop(server *http.Server, finished <-chan struct{}) {
 	for c := range s.fast {
 		if c.idle.Load() {
 			// The wait ends; a request that has begun meanwhile is read to its end.
-			_ = c.conn.SetReadDeadline(time.Unix(1, 0)) // a closed connection has ended already
+			until := time.Unix(1, 0)
+			if c.fresh.Load() {
+				until = time.Now().Add(firstRequest)
+			}
+			_ = c.conn.SetReadDeadline(until) // a closed connection has ended already
 		}
 	}
 	s.mu.Unlock()

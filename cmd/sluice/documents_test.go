@@ -68,14 +68,18 @@ func settingFlags(t *testing.T) []*kong.Flag {
 
 func TestDocumentsKnowAllSettings(t *testing.T) {
 	var table strings.Builder
-	table.WriteString("| setting | default | meaning |\n|---|---|---|\n")
+	table.WriteString("| setting | default | reload | meaning |\n|---|---|---|---|\n")
 	sample := read(t, "deploy/sluice.yaml")
 	for _, f := range settingFlags(t) {
 		text := f.Default
 		if text != "" {
 			text = "`" + text + "`"
 		}
-		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", f.Name, text, strings.ReplaceAll(f.Help, "|", "\\|"))
+		reloads := ""
+		if f.Tag.Has("reload") {
+			reloads = "yes"
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", f.Name, text, reloads, strings.ReplaceAll(f.Help, "|", "\\|"))
 		if f.Name == "config" {
 			continue // not for the file
 		}
@@ -129,7 +133,7 @@ func TestDocumentsKnowAllMetrics(t *testing.T) {
 func TestCodeKnowsAllMetrics(t *testing.T) {
 	used := map[string]bool{"sluice_build_info": true} // written by the private listener itself
 	name := regexp.MustCompile("[\"`](sluice_[a-z_]+)")
-	for _, room := range []string{"proxy", "proxy/assets", "proxy/certs", "queue", "sink", "archivegate"} {
+	for _, room := range []string{"proxy", "proxy/assets", "proxy/certs", "queue", "sink", "archivegate", "cmd/sluice"} {
 		files, err := filepath.Glob(filepath.Join(root, room, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no sources in %s: %v", room, err)
@@ -257,10 +261,18 @@ func TestTheImageIsSmallAndUnprivileged(t *testing.T) {
 	}
 }
 
+func TestTheSocketsHaveTheNamesThatServeKnows(t *testing.T) {
+	for path, name := range map[string]string{"deploy/sluice-https.socket": socketHTTPS, "deploy/sluice-http.socket": socketHTTP} {
+		if got := unitLines(t, path, "FileDescriptorName"); !slices.Equal(got, []string{name}) {
+			t.Errorf("%s: %v, want %s", path, got, name)
+		}
+	}
+}
+
 func TestTheUnitHoldsWhatTheCodeRelies(t *testing.T) {
 	text := read(t, "deploy/sluice.service")
 	for _, line := range []string{
-		"Type=notify", "WatchdogSec=30s", "ExecStartPre=/usr/bin/sluice check", "StateDirectory=sluice", "RestartPreventExitStatus=64 78",
+		"Type=notify", "WatchdogSec=30s", "ExecStartPre=/usr/bin/sluice check", "ExecReload=/usr/bin/sluice reload", "StateDirectory=sluice", "RestartPreventExitStatus=64 78",
 		"TimeoutStartSec=infinity", "TimeoutStopSec=45s", "LimitNOFILE=1048576", "UMask=0077", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
 		"NoNewPrivileges=yes", "ProtectSystem=strict", "MemoryDenyWriteExecute=yes",
 	} {

@@ -47,6 +47,8 @@ type edgeProcess struct {
 	public  string // base address of the plain listener
 	private string
 	cmd     *exec.Cmd
+	sockets []*os.File // handed over at each start
+	names   string     // of the sockets
 }
 
 func newEdgeProcess(t *testing.T, matomo, dir string, more ...string) *edgeProcess {
@@ -73,7 +75,7 @@ func (p *edgeProcess) start() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.cmd = exec.Command(path, p.args...)
+	p.cmd = p.command(path)
 	p.cmd.Stderr, p.cmd.Stdout = p.t.Output(), io.Discard
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)

@@ -45,7 +45,11 @@ func (c *gateClient) dial(o *printer, l *config.Loader, k *kong.Context) (*admin
 	if len(faults) > 0 {
 		return nil, settingsFailure(faults, l)
 	}
-	client, err := admin.NewClientAt(c.URL, token.Reveal())
+	trust, err := adminClientTLS(&c.Admin)
+	if err != nil {
+		return nil, &failure{exitSettings, "settings", err, "sluice check"}
+	}
+	client, err := admin.NewClientAt(c.URL, token.Reveal(), trust)
 	if err != nil {
 		return nil, &failure{exitUsage, "--url " + c.URL, err, ""}
 	}

@@ -66,6 +66,7 @@ type commands struct {
 	Drain       drainCommands      `cmd:"" help:"See, pause and resume the feeding of Matomo."`
 	Assets      assetsCommands     `cmd:"" help:"See, compare and pin the copies of Matomo's public files."`
 	Gate        gateCommands       `cmd:"" help:"Is a day complete, so that Matomo may archive it?"`
+	Reload      reloadCommand      `cmd:"" help:"Have the running Sluice read its settings again."`
 	Healthcheck healthcheckCommand `cmd:"" help:"For containers: exit 0 when hits can be accepted, 1 when not."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
@@ -82,16 +83,10 @@ func run(p *process) int {
 	}
 	var grammar commands
 	helped := false
-	options := append(loader.Options(),
-		kong.Name("sluice"), kong.Description(description), kong.Writers(p.stdout, p.stderr),
-		// Help is printed while parsing; what parsing says after that does not matter.
-		kong.Exit(func(int) { helped = true }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
-		kong.Bind(p, loader),
-	)
-	parser, err := kong.New(&grammar, options...)
+	// Help is printed while parsing; what parsing says after that does not matter.
+	parser, err := newParser(&grammar, loader, p, func(int) { helped = true })
 	if err != nil {
-		return report(p, fmt.Errorf("command line grammar: %w", err))
+		return report(p, err)
 	}
 	args := p.args
 	if len(args) == 1 && args[0] == "--version" {
@@ -112,6 +107,20 @@ func run(p *process) int {
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	return report(p, parsed.Run(out))
+}
+
+// newParser makes the parser of one command line.
+func newParser(grammar *commands, loader *config.Loader, p *process, exit func(int)) (*kong.Kong, error) {
+	options := append(loader.Options(),
+		kong.Name("sluice"), kong.Description(description), kong.Writers(p.stdout, p.stderr), kong.Exit(exit),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
+		kong.Bind(p, loader),
+	)
+	parser, err := kong.New(grammar, options...)
+	if err != nil {
+		return nil, fmt.Errorf("command line grammar: %w", err)
+	}
+	return parser, nil
 }
 
 // interrupt ends a command when a signal comes. It ends with ctx itself. Serve

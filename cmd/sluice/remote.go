@@ -33,7 +33,11 @@ func dial(c *config.Client, p *process, l *config.Loader, k *kong.Context) (*adm
 		text, _ := os.ReadFile(filepath.Join(c.DataDir, controlFile))
 		key = strings.TrimSpace(string(text))
 	}
-	return admin.NewClient(string(c.Admin.Listen), key), nil
+	trust, err := adminClientTLS(&c.Admin)
+	if err != nil {
+		return nil, &failure{exitSettings, "settings", err, "sluice check"}
+	}
+	return admin.NewClient(string(c.Admin.Listen), key, trust), nil
 }
 
 // remoteFailure gives an error of the client its exit code and a way on.

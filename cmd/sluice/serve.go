@@ -20,7 +20,7 @@ import (
 	"sluice/internal/admin"
 	"sluice/internal/config"
 	"sluice/internal/hit"
-	"sluice/internal/sdnotify"
+	"sluice/internal/systemd"
 	"sluice/proxy"
 	"sluice/proxy/assets"
 	"sluice/proxy/certs"
@@ -34,16 +34,11 @@ type serveCommand struct {
 
 // Run runs the edge until it is told to stop.
 func (c *serveCommand) Run(o *printer, l *config.Loader, k *kong.Context) error {
-	c.Complete(o.env)
-	secrets, faults, warnings := l.Check(k, &c.Settings)
-	if len(faults) > 0 {
-		return settingsFailure(faults, l)
+	start, err := check(l, k, &c.Settings, o.process)
+	if err != nil {
+		return err
 	}
-	log := newLogger(o.stderr, string(c.Log.Format), string(c.Log.Level))
-	for _, w := range warnings {
-		log.Warn("a setting is doubtful", "setting", w.Setting, "why", w.Why())
-	}
-	return serve(o, &c.Settings, secrets, log)
+	return serve(o, start)
 }
 
 // An edge is everything that serve builds. Its parts meet here and nowhere else.
@@ -52,12 +47,17 @@ type edge struct {
 	settings    *config.Settings
 	secrets     config.Secrets
 	log         *slog.Logger
+	level       *slog.LevelVar // of log
+	files       int            // how many this process may open
+	reloads     *reloads
+	sockets     sockets
 	begun       time.Time
-	notify      *sdnotify.Notifier
+	notify      *systemd.Notifier
 	set         *metrics.Set
 	queue       *queue.Queue
 	sink        *sink.Sink
 	certs       *certs.Keeper // nil with tls.mode off
+	adminCerts  *certs.Keeper // nil without admin.cert-file
 	proxy       *proxy.Server
 	assets      *assets.Cache
 	gate        *archivegate.Gate
@@ -69,13 +69,21 @@ type edge struct {
 
 // serve builds the edge, lives through it and takes it down: settings, queue,
 // private listener (live, not ready), sink, public listener, ready.
-func serve(o *printer, s *config.Settings, secrets config.Secrets, log *slog.Logger) error {
+func serve(o *printer, start *reading) error {
 	limitMemory(o.env)
+	s, level := start.settings, new(slog.LevelVar)
+	level.Set(logLevel(string(s.Log.Level)))
+	log := newLogger(o.stderr, string(s.Log.Format), level)
+	start.warn(log)
 	e := &edge{
-		printer: o, settings: s, secrets: secrets, log: log, begun: o.now(),
-		notify: sdnotify.New(o.env, o.pid), set: metrics.NewSet(),
+		printer: o, settings: s, secrets: start.secrets, log: log, level: level, begun: o.now(),
+		notify: systemd.NewNotifier(o.env, o.pid), set: metrics.NewSet(),
 	}
+	e.reloads = newReloads(start, e.begun, e.set)
 	defer e.notify.Close()
+	if err := e.takeSockets(); err != nil {
+		return err
+	}
 	if err := e.openQueue(); err != nil {
 		return err
 	}
@@ -98,6 +106,12 @@ func serve(o *printer, s *config.Settings, secrets config.Secrets, log *slog.Log
 	return err
 }
 
+// How long a start waits for another process to leave the data directory.
+const (
+	lockPatience = 3 * time.Second
+	lockInterval = 50 * time.Millisecond
+)
+
 // openQueue opens what is kept, and writes the control key once the directory is
 // known to be ours.
 func (e *edge) openQueue() error {
@@ -109,10 +123,15 @@ func (e *edge) openQueue() error {
 	if err != nil {
 		return err
 	}
-	q, err := queue.Open(queue.Options{
+	options := queue.Options{
 		Dir: dir, Reserve: int64(e.settings.Queue.Reserve), MaxSize: int64(e.settings.Queue.MaxSize), DeadRetention: e.settings.Queue.DeadRetention, Keys: keys,
 		Log: e.log.With("part", "queue"), Metrics: e.set,
-	})
+	}
+	q, err := queue.Open(options)
+	for deadline := time.Now().Add(lockPatience); errors.Is(err, queue.ErrLocked) && time.Now().Before(deadline); q, err = queue.Open(options) {
+		// A process that was killed a moment ago may still be ending.
+		time.Sleep(lockInterval)
+	}
 	if err != nil {
 		return queueFailure(dir, err)
 	}
@@ -208,10 +227,10 @@ func sinkConfig(s *config.Settings, secrets config.Secrets, q *queue.Queue) sink
 
 func (e *edge) buildProxy() error {
 	s := e.settings
-	files := raiseFiles(e.log)
-	connections := capConnections(s.Proxy.MaxConnections, files)
+	e.files = raiseFiles(e.log)
+	connections := capConnections(s.Proxy.MaxConnections, e.files)
 	if connections < s.Proxy.MaxConnections {
-		e.log.Info("the limit on open files lowers the number of connections", "connections", connections, "files", files)
+		e.log.Info("the limit on open files lowers the number of connections", "connections", connections, "files", e.files)
 	}
 	if err := e.openCertificates(); err != nil {
 		return err
@@ -222,7 +241,7 @@ func (e *edge) buildProxy() error {
 		https, http = "", https
 	}
 	cfg := proxy.Config{
-		Listen: https, ListenHTTP: http,
+		Listen: https, ListenHTTP: http, Listeners: e.sockets.public,
 		Upstream: s.Matomo.URL.URL, Trusted: tunables.Trusted, MaskAddress: s.Proxy.MaskAddress, CollapseRetries: s.Proxy.CollapseRetries == "on", Expose: string(s.Proxy.Expose),
 		Limits: tunables.Limits, RateLimits: tunables.RateLimits, AccessLog: tunables.AccessLog,
 		CookieIgnoreName: s.Matomo.CookieIgnore, CookieVisitorName: s.Matomo.CookieVisitor,
@@ -296,12 +315,15 @@ func (e *edge) buildAdmin(key string) error {
 		hosts[i] = string(h)
 	}
 	room := queueRoom{e.queue}
-	var err error
+	adminTLS, err := e.openAdminCertificates()
+	if err != nil {
+		return &failure{exitSettings, "settings", err, "sluice check"}
+	}
 	e.admin, err = admin.New(admin.Config{
-		Listen: string(s.Admin.Listen), Hosts: hosts, Token: e.secrets.AdminToken.Reveal(), Control: key,
+		Listen: string(s.Admin.Listen), Hosts: hosts, Token: e.secrets.AdminToken.Reveal(), Control: key, Listener: e.sockets.admin, TLS: adminTLS,
 		Edge: s.EdgeID, Version: build().Version,
 	}, admin.Parts{
-		Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: drainRoom{e.sink}, Assets: assetRoom{e.assets}, Gate: e.gate.Handler(), Checks: e.checks(),
+		Queue: room, Reader: room, DeadLetters: room, Importer: room, Drain: drainRoom{e.sink}, Assets: assetRoom{e.assets}, Reloader: reloader{e}, Gate: e.gate.Handler(), Checks: e.checks(),
 		Metrics: []*metrics.Set{e.set}, Log: e.log.With("part", "admin"),
 	})
 	if err != nil {
@@ -360,7 +382,7 @@ func (e *edge) live() error {
 			e.notify.Stopping("stopping: " + why)
 			e.log.Info("stopping", "why", why, "delay", e.settings.Shutdown.Delay, "grace", e.settings.Shutdown.Grace)
 		},
-		hangup: func() { e.log.Warn("SIGHUP changes nothing: settings are read at the start only") },
+		hangup: func() { _, _, _ = e.reload("SIGHUP") }, // what is wrong stands in the log
 		beat: func() {
 			e.notify.Alive()
 			e.notify.Status(e.sentence())

@@ -117,8 +117,8 @@ func TestTheControlKeyIsForItsOwnerAndForOneRun(t *testing.T) {
 	}
 }
 
-// systemd is the socket that the service manager listens on.
-func systemd(t *testing.T) (path string, messages <-chan string) {
+// notifySocket is the socket that the service manager listens on.
+func notifySocket(t *testing.T) (path string, messages <-chan string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -142,7 +142,7 @@ func systemd(t *testing.T) (path string, messages <-chan string) {
 }
 
 func TestSystemdIsTold(t *testing.T) {
-	path, messages := systemd(t)
+	path, messages := notifySocket(t)
 	log := &lines{added: make(chan struct{}, 1)}
 	signals := make(chan os.Signal, 1)
 	done := make(chan int, 1)

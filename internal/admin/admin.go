@@ -11,7 +11,7 @@
 // Who may do what: health paths are for everybody who can reach the listener.
 // Reading is for everybody when no token is configured, which is refused off the
 // loopback, and for holders of the token otherwise. Changing something, and seeing
-// hits unmasked, asks for the token or for the control key, a secret that the
+// hits unmasked, asks for the token, a client certificate, or the control key, a secret that the
 // daemon writes into its data directory: who can read that can read the queue anyway.
 //
 // # Concurrency and lifetime
@@ -22,12 +22,14 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -97,7 +99,12 @@ type Check struct {
 
 // Config is what a [Server] is told about itself.
 type Config struct {
-	Listen  string   // HOST:PORT
+	Listen string // HOST:PORT
+	// Listener is a socket that somebody else has opened already, in place of Listen.
+	Listener net.Listener
+	// TLS makes the listener speak HTTPS; nil is plain HTTP. A client certificate that it
+	// has verified puts the client in control, as the token does.
+	TLS     *tls.Config
 	Hosts   []string // further names under which it may be addressed
 	Token   string   // "" when none is configured
 	Control string   // the control key; "" gives control to holders of the token only
@@ -113,6 +120,7 @@ type Parts struct {
 	Importer    Importer
 	Drain       Drain
 	Assets      Assets       // nil where none are kept
+	Reloader    Reloader     // nil where nothing can be reloaded
 	Gate        http.Handler // below [GatePath]; nil where no day is judged
 	Checks      []Check
 	Metrics     []*metrics.Set
@@ -129,6 +137,7 @@ type Server struct {
 	hosts map[string]bool
 	pace  *pace
 	http  *http.Server
+	token atomic.Pointer[string] // "" when none is configured
 
 	listener net.Listener // set by Listen
 }
@@ -145,6 +154,7 @@ func New(cfg Config, parts Parts) (*Server, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.SetToken(cfg.Token)
 	for _, h := range cfg.Hosts {
 		s.hosts[h] = true
 	}
@@ -159,11 +169,20 @@ func New(cfg Config, parts Parts) (*Server, error) {
 	return s, nil
 }
 
+// SetToken changes the token for requests from now on; "" is none.
+func (s *Server) SetToken(token string) { s.token.Store(&token) }
+
 // Listen binds the address, so that a port in use is known before anything starts.
 func (s *Server) Listen() (net.Addr, error) {
-	l, err := net.Listen("tcp", s.cfg.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("admin listener: %w", err)
+	l := s.cfg.Listener
+	if l == nil {
+		var err error
+		if l, err = net.Listen("tcp", s.cfg.Listen); err != nil {
+			return nil, fmt.Errorf("admin listener: %w", err)
+		}
+	}
+	if s.cfg.TLS != nil {
+		l = tls.NewListener(l, s.cfg.TLS)
 	}
 	s.listener = l
 	return l.Addr(), nil
@@ -206,6 +225,7 @@ func (s *Server) Handler() http.Handler {
 	s.routeAssets(mux)
 	s.routeDebug(mux)
 	s.routeGate(mux)
+	s.routeReload(mux)
 	mux.HandleFunc("GET /metrics", s.reading(s.metrics))
 	return s.guard(mux)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,8 +58,8 @@ type Client struct {
 
 // NewClient returns a Client for a listener at addr, HOST:PORT as in admin.listen;
 // a host that means every address is taken for the loopback. key is the token or the
-// control key, or "".
-func NewClient(addr, key string) *Client {
+// control key, or "". With trust the listener speaks HTTPS.
+func NewClient(addr, key string, trust *tls.Config) *Client {
 	host, port, err := net.SplitHostPort(addr)
 	if err == nil {
 		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
@@ -66,9 +67,14 @@ func NewClient(addr, key string) *Client {
 		}
 	}
 	transport := &http.Transport{
-		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:     (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig: trust,
 	}
-	return &Client{base: "http://" + addr, key: key, http: &http.Client{Transport: transport}}
+	scheme := "http://"
+	if trust != nil {
+		scheme = "https://"
+	}
+	return &Client{base: scheme + addr, key: key, http: &http.Client{Transport: transport}}
 }
 
 // NewLocalClient returns a Client of a handler in the same process, and the function

@@ -138,7 +138,7 @@ func TestClientTellsRefusalFromAbsence(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	if _, err := NewClient(addr, "").Stats(t.Context()); !errors.Is(err, ErrNotRunning) {
+	if _, err := NewClient(addr, "", nil).Stats(t.Context()); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("closed port gives %v, want ErrNotRunning", err)
 	}
 }
@@ -146,7 +146,7 @@ func TestClientTellsRefusalFromAbsence(t *testing.T) {
 func TestClientSurvivesWhatIsNoSluice(t *testing.T) {
 	for _, body := range []string{"", "<html>", "{", `{"id":1}` + "\n", strings.Repeat("x", 1<<20)} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(body)) }))
-		c := NewClient(server.Listener.Addr().String(), "")
+		c := NewClient(server.Listener.Addr().String(), "", nil)
 		if _, err := c.Show(t.Context(), hit.ID{}, Masked); err == nil {
 			t.Errorf("%.10q is understood as a hit", body)
 		}
@@ -163,7 +163,7 @@ func TestNewClientTakesTheLoopbackForEveryAddress(t *testing.T) {
 	for addr, want := range map[string]string{
 		":8444": "http://127.0.0.1:8444", "0.0.0.0:1": "http://127.0.0.1:1", "[::]:1": "http://127.0.0.1:1", "10.0.0.1:1": "http://10.0.0.1:1", "edge:1": "http://edge:1",
 	} {
-		if got := NewClient(addr, "").base; got != want {
+		if got := NewClient(addr, "", nil).base; got != want {
 			t.Errorf("%s becomes %s, want %s", addr, got, want)
 		}
 	}

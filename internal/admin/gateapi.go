@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net/http"
@@ -25,13 +26,14 @@ func (s *Server) routeGate(mux *http.ServeMux) {
 }
 
 // NewClientAt returns a Client for a listener at a base address, http://HOST:PORT or
-// with https. key is as for [NewClient].
-func NewClientAt(base, key string) (*Client, error) {
+// with https, where trust says how the listener is known; nil is by the system's
+// authorities. key is as for [NewClient].
+func NewClientAt(base, key string, trust *tls.Config) (*Client, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("want an address such as http://edge-1:8444")
 	}
-	c := NewClient(u.Host, key)
+	c := NewClient(u.Host, key, trust)
 	c.base = u.Scheme + "://" + u.Host + strings.TrimSuffix(u.Path, "/")
 	return c, nil
 }

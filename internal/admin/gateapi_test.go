@@ -98,7 +98,7 @@ func TestNewClientAt(t *testing.T) {
 		"https://[2001:db8::1]:8444/": "https://[2001:db8::1]:8444",
 		"http://proxy/sluice/":        "http://proxy/sluice",
 	} {
-		if c, err := NewClientAt(base, "key"); err != nil || c.base != want || c.key != "key" {
+		if c, err := NewClientAt(base, "key", nil); err != nil || c.base != want || c.key != "key" {
 			t.Errorf("%s: got %+v, %v, want the base %s", base, c, err, want)
 		}
 	}
@@ -107,7 +107,7 @@ func TestNewClientAt(t *testing.T) {
 		"http://user:hunter2@edge-1:8444", "http://user@edge-1", "http://edge-1?token=hunter2", "http://edge-1/#hunter2",
 		"http://edge-1:port", "http://edge 1:8444", "http://[::1:8444", "http://edge-1/%zz", "\x00",
 	} {
-		c, err := NewClientAt(base, "")
+		c, err := NewClientAt(base, "", nil)
 		if err == nil {
 			t.Errorf("%q is taken for %s", base, c.base)
 		} else if strings.Contains(err.Error(), "hunter2") {
@@ -122,7 +122,7 @@ func TestClientAsksTheGate(t *testing.T) {
 	s.parts.Gate = &gateDouble{}
 	server := httptest.NewServer(s.Handler())
 	t.Cleanup(server.Close)
-	c, err := NewClientAt(server.URL+"/", token)
+	c, err := NewClientAt(server.URL+"/", token, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func clientOf(t *testing.T, h http.HandlerFunc) *Client {
 	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
-	c, err := NewClientAt(server.URL, "")
+	c, err := NewClientAt(server.URL, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestGateThatDoesNotRun(t *testing.T) {
 	}
 	base := "http://" + l.Addr().String()
 	l.Close()
-	c, err := NewClientAt(base, "")
+	c, err := NewClientAt(base, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func (s *Server) hostAllowed(host string) bool {
 // reading guards what anybody may read while no token is configured.
 func (s *Server) reading(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if s.cfg.Token != "" && !s.inControl(r) {
+		if s.guarded() && !s.inControl(r) {
 			unauthorized(w)
 			return
 		}
@@ -73,10 +73,19 @@ func (s *Server) controlling(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// inControl reports whether the request carries the token or the control key.
+// guarded reports whether something is configured that keeps strangers out.
+func (s *Server) guarded() bool {
+	return *s.token.Load() != "" || s.cfg.TLS != nil && s.cfg.TLS.ClientCAs != nil
+}
+
+// inControl reports whether the request carries the token or the control key, or comes
+// from a client whose certificate was verified.
 func (s *Server) inControl(r *http.Request) bool {
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		return true
+	}
 	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return ok && (same(given, s.cfg.Token) || same(given, s.cfg.Control))
+	return ok && (same(given, *s.token.Load()) || same(given, s.cfg.Control))
 }
 
 // same compares secrets in a time that tells nothing about them. An empty secret
@@ -88,7 +97,7 @@ func same(given, secret string) bool {
 
 func unauthorized(w http.ResponseWriter) {
 	w.Header().Set("WWW-Authenticate", `Bearer realm="sluice"`)
-	refuse(w, http.StatusUnauthorized, "this needs the admin token, or the control key in the data directory",
+	refuse(w, http.StatusUnauthorized, "this needs the admin token, a client certificate, or the control key in the data directory",
 		"use the same --config or --data-dir as the running Sluice, as its user or as root")
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 func TestTableFollowsTheNamingRules(t *testing.T) {
-	ours := regexp.MustCompile(`^sluice_(build|proxy|queue|sink|gate)_[a-z_]+$`)
+	ours := regexp.MustCompile(`^sluice_(build|config|proxy|queue|sink|gate)_[a-z_]+$`)
 	seen := make(map[string]bool)
 	for _, m := range Table {
 		if seen[m.Name] {

@@ -22,6 +22,10 @@ type Metric struct {
 var Table = []Metric{
 	{"sluice_build_info", GaugeType, "Always 1; the labels say which version runs and what built it."},
 
+	{"sluice_config_last_reload_successful", GaugeType, "1 when the settings were read without a fault the last time, at the start included; 0 when the old ones stay in force."},
+	{"sluice_config_last_reload_success_timestamp_seconds", GaugeType, "When settings were last read without a fault, in Unix seconds."},
+	{"sluice_config_reloads_total", CounterType, "Readings of the settings after the start, by result: loaded, or failed (the old ones stay in force)."},
+
 	{"sluice_proxy_hits_total", CounterType, "Hits by what became of them at arrival: stored (durable before the answer), passed (went straight to Matomo), refused (not stored, and the client was told so), dropped (not to be tracked, as Matomo would decide)."},
 	{"sluice_proxy_collapsed_hits_total", CounterType, "Hits that matomo.js sent a second time, answered and not stored again (proxy.collapse-retries)."},
 	{"sluice_proxy_requests_total", CounterType, "Requests on the public listener by status code."},

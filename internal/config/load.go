@@ -203,6 +203,9 @@ type Value struct {
 	Setting string `json:"setting"`
 	Text    string `json:"value"`
 	Source  string `json:"source"`
+	// Reloads says that another value takes effect without a restart. The grammar has it
+	// in the tag reload.
+	Reloads bool `json:"-"`
 }
 
 // Effective lists what is in force and where it came from, for the settings that
@@ -213,7 +216,7 @@ func (l *Loader) Effective(ctx *kong.Context) []Value {
 		if !slices.Contains(l.known, flag.Name) {
 			continue
 		}
-		values = append(values, Value{flag.Name, settingText(flag.Target), l.source(ctx, flag)})
+		values = append(values, Value{flag.Name, settingText(flag.Target), l.source(ctx, flag), flag.Tag.Has("reload")})
 	}
 	return values
 }

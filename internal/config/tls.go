@@ -31,7 +31,7 @@ func (c *checker) tls(s *Settings) {
 				c.fault(f.setting, f.path, reason(err))
 			}
 		}
-		c.keyMode(s.TLS.KeyFile)
+		c.keyMode("tls.key-file", s.TLS.KeyFile)
 	default:
 		if s.TLS.CertFile != "" || s.TLS.KeyFile != "" {
 			c.doubt("tls.mode", string(s.TLS.Mode), "tls.cert-file and tls.key-file are used with tls.mode files only")
@@ -43,10 +43,10 @@ func (c *checker) tls(s *Settings) {
 }
 
 // keyMode refuses a private key that everybody may read.
-func (c *checker) keyMode(path string) {
+func (c *checker) keyMode(setting, path string) {
 	info, err := os.Stat(path)
 	if err == nil && info.Mode().Perm()&othersBits != 0 {
-		c.fault("tls.key-file", path, fmt.Sprintf("others can use this file (mode %04o): want mode 0600 or 0640", info.Mode().Perm()))
+		c.fault(setting, path, fmt.Sprintf("others can use this file (mode %04o): want mode 0600 or 0640", info.Mode().Perm()))
 	}
 }
 

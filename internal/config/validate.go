@@ -174,14 +174,39 @@ func (c *checker) listeners(s *Settings) {
 	if s.Admin.Listen == "" {
 		c.fault("admin.listen", "off", "want HOST:PORT: health checks and all commands need it")
 	}
-	if s.Admin.Listen != "" && !IsLoopback(s.Admin.Listen) && s.Admin.TokenFile == "" {
-		c.fault("admin.listen", string(s.Admin.Listen), "others can reach it: want admin.token-file with it, or 127.0.0.1")
-	}
+	c.admin(&s.Admin)
 	if s.Listen == "" && s.ListenHTTP == "" {
 		c.fault("listen", "off", "want listen or listen-http")
 	}
 	if s.TLS.Mode == "off" && s.Listen != "" && s.ListenHTTP != "" {
 		c.fault("listen-http", string(s.ListenHTTP), "with tls.mode off, listen is plain HTTP already: want off")
+	}
+}
+
+// admin looks at who can reach the private listener and what keeps strangers out.
+func (c *checker) admin(a *AdminSettings) {
+	if (a.CertFile == "") != (a.KeyFile == "") {
+		c.fault("admin.cert-file", a.CertFile, "want admin.cert-file and admin.key-file together")
+	}
+	if a.ClientCAFile != "" && a.CertFile == "" {
+		c.fault("admin.client-ca-file", a.ClientCAFile, "client certificates need HTTPS: want admin.cert-file with it")
+	}
+	for _, f := range []struct{ setting, path string }{
+		{"admin.cert-file", a.CertFile}, {"admin.key-file", a.KeyFile}, {"admin.client-ca-file", a.ClientCAFile},
+	} {
+		if _, err := os.Stat(f.path); f.path != "" && err != nil {
+			c.fault(f.setting, f.path, reason(err))
+		}
+	}
+	c.keyMode("admin.key-file", a.KeyFile)
+	if a.Listen == "" || IsLoopback(a.Listen) {
+		return
+	}
+	switch {
+	case a.TokenFile == "" && a.ClientCAFile == "":
+		c.fault("admin.listen", string(a.Listen), "others can reach it: want admin.token-file or admin.client-ca-file with it, or 127.0.0.1")
+	case a.CertFile == "":
+		c.doubt("admin.listen", string(a.Listen), "others can reach it, and the token crosses the network in clear: admin.cert-file makes it HTTPS")
 	}
 }
 

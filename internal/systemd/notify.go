@@ -1,11 +1,12 @@
-// Package sdnotify tells systemd how the service is doing, over the datagram
-// socket that systemd names in the environment.
+// Package systemd is what Sluice and the service manager say to each other: how the
+// service is doing, over the datagram socket that systemd names in the environment,
+// and the listening sockets that it keeps open for the service.
 //
 // A [Notifier] without a socket does nothing, so that callers need not care whether
-// systemd started them. All methods may be called from any goroutine; none blocks
+// systemd started them. All its methods may be called from any goroutine; none blocks
 // and none returns an error, since a service that cannot report must serve all the
 // same.
-package sdnotify
+package systemd
 
 import (
 	"net"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Notifier sends to one socket.
@@ -21,9 +24,9 @@ type Notifier struct {
 	watchdog time.Duration // 0: no watchdog
 }
 
-// New connects to the socket that env, in the form of os.Environ, names.
+// NewNotifier connects to the socket that env, in the form of os.Environ, names.
 // pid is this process: a watchdog that was asked of another one is not ours.
-func New(env []string, pid int) *Notifier {
+func NewNotifier(env []string, pid int) *Notifier {
 	n := &Notifier{}
 	var path, owner string
 	var interval int64
@@ -57,6 +60,17 @@ func (n *Notifier) Ready(status string) { n.send("READY=1\nSTATUS=" + oneLine(st
 
 // Status gives a sentence for "systemctl status".
 func (n *Notifier) Status(status string) { n.send("STATUS=" + oneLine(status)) }
+
+// Reloading says that the service reads its settings again. [Notifier.Ready] ends
+// that, whatever became of it.
+func (n *Notifier) Reloading() {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
+		n.send("RELOADING=1") // Without the time, as before systemd 253.
+		return
+	}
+	n.send("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(now.Nano()/int64(time.Microsecond), 10))
+}
 
 // Stopping says that the service has begun to stop.
 func (n *Notifier) Stopping(status string) { n.send("STOPPING=1\nSTATUS=" + oneLine(status)) }

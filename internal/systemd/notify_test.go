@@ -1,4 +1,4 @@
-package sdnotify_test
+package systemd_test
 
 import (
 	"net"
@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"sluice/internal/sdnotify"
+	"sluice/internal/systemd"
 )
 
 // listen opens a socket as systemd does and returns its path and the next message.
@@ -32,7 +32,7 @@ func TestMessages(t *testing.T) {
 	for name, path := range map[string]string{"path": filepath.Join(t.TempDir(), "notify"), "abstract": "@sluice-test-" + t.Name()} {
 		t.Run(name, func(t *testing.T) {
 			next := listen(t, path)
-			n := sdnotify.New([]string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=30000000", "WATCHDOG_PID=42"}, 42)
+			n := systemd.NewNotifier([]string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=30000000", "WATCHDOG_PID=42"}, 42)
 			defer n.Close()
 			if n.Interval() != 15*time.Second {
 				t.Errorf("interval %v, want 15s", n.Interval())
@@ -66,7 +66,7 @@ func TestWithoutSystemdNothingHappens(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			n := sdnotify.New(tt.env, 1)
+			n := systemd.NewNotifier(tt.env, 1)
 			n.Ready("x")
 			n.Alive()
 			n.Close()
@@ -81,7 +81,7 @@ func TestWatchdogOfAnotherProcessIsNotOurs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	listen(t, path)
 	for _, env := range []string{"WATCHDOG_PID=2", "WATCHDOG_USEC=x"} {
-		n := sdnotify.New([]string{"WATCHDOG_USEC=1000000", "NOTIFY_SOCKET=" + path, env}, 1)
+		n := systemd.NewNotifier([]string{"WATCHDOG_USEC=1000000", "NOTIFY_SOCKET=" + path, env}, 1)
 		if n.Interval() != 0 {
 			t.Errorf("with %s the interval is %v, want none", env, n.Interval())
 		}
@@ -92,7 +92,7 @@ func TestWatchdogOfAnotherProcessIsNotOurs(t *testing.T) {
 func TestASocketThatNobodyReadsHoldsUpNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	listen(t, path)
-	n := sdnotify.New([]string{"NOTIFY_SOCKET=" + path}, 1)
+	n := systemd.NewNotifier([]string{"NOTIFY_SOCKET=" + path}, 1)
 	defer n.Close()
 	begun := time.Now()
 	for range 5000 { // more than any socket buffers
