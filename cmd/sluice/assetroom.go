@@ -44,7 +44,9 @@ type publicFiles struct{ *assets.Cache }
 func (publicFiles) Named(path []byte) bool { return assets.Names(path) }
 
 // Wire is part of [proxy.Files].
-func (f publicFiles) Wire(q proxy.FileQuery) (b []byte, status int) { return f.Cache.Wire(assets.Query(q)) }
+func (f publicFiles) Wire(q proxy.FileQuery) (b []byte, status int) {
+	return f.Cache.Wire(assets.Query(q))
+}
 
 // assetRoom gives the copies to the private listener.
 type assetRoom struct{ *assets.Cache }
