@@ -108,3 +108,35 @@ func TestCheckImages(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckScripts has for each check bytes that only this one refuses.
+func TestCheckScripts(t *testing.T) {
+	const footer = "/*!! @license-end */;"
+	for _, tt := range []struct {
+		kind             kind
+		mime, body, want string
+	}{
+		{tracker, "application/javascript", "a();" + footer, ""},
+		{tracker, "text/plain", "\xef\xbb\xbfa();" + footer + "\n", ""},
+		{tracker, "", "a();", "torn"},
+		{script, "", "a();", "torn"},
+		{source, "", "a();", "torn"},
+		{source, "", "a();\n/*! @license-end */\n", ""},
+		{tracker, "", footer + "var a = 1", "torn"},
+		{tracker, "", footer + "a /", "torn"},
+		{tracker, "", footer + "\x00;", "binary"},
+		{tracker, "text/html", footer, "html"},
+		{tracker, "", "<b>" + footer, "html"},
+		{tracker, "", "Notice: x" + footer, "php_error"},
+		{container, "", "var MatomoTagManager={};", ""},
+		{container, "", "var MatomoTagManag", "torn"},
+		{container, "", "var x={};", "no_container"},
+		{plugin, "", "a()", ""},
+		{worker, "", "a()", ""},
+		{worker, "", "a", "torn"},
+	} {
+		if got := check(tt.kind, "/x.js", tt.mime, []byte(tt.body)); got != tt.want {
+			t.Errorf("%s %q: %q, want %q", kindNames[tt.kind], tt.body, got, tt.want)
+		}
+	}
+}
