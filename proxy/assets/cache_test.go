@@ -437,3 +437,20 @@ func TestStopLeavesNobodyWaiting(t *testing.T) {
 		t.Errorf("a request waited %s for a cache that has stopped", took)
 	}
 }
+
+func TestFailingScriptDoesNotStopLooksAtFiles(t *testing.T) {
+	o := newOrigin(t)
+	o.file("/js/", trackerText(1))
+	o.file("/matomo.js", trackerText(1))
+	r := newRig(t, o, t.TempDir(), nil)
+	r.wants("/js/", http.StatusOK, trackerText(1))
+	r.wants("/matomo.js", http.StatusOK, trackerText(1))
+	o.has("/js/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	if got := r.lookAt("/js/"); got != failed || r.isDown(r.clock.now()) {
+		t.Errorf("the look led to %s, and the origin counts as down: %t", got, r.isDown(r.clock.now()))
+	}
+	o.has("/matomo.js", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	if got := r.lookAt("/matomo.js"); got != failed || !r.isDown(r.clock.now()) {
+		t.Errorf("the look led to %s, and the origin counts as down: %t", got, r.isDown(r.clock.now()))
+	}
+}

@@ -204,7 +204,10 @@ func (c *Cache) check(ctx context.Context, f *file, how checking) outcome {
 			c.reject(f, err.Error(), reason)
 			return refused
 		}
-		c.setDown(err)
+		if f.kind != script {
+			// PHP may fail where files do not.
+			c.setDown(err)
+		}
 		return failed
 	}
 	c.setDown(nil)
