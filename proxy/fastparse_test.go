@@ -147,11 +147,16 @@ func FuzzParseHead(f *testing.F) {
 	}
 	f.Add([]byte(benchGet))
 	f.Add([]byte(benchPost))
+	f.Add([]byte("GET /a/matomo.js?v=1 HTTP/1.1\r\nHost: a\r\nAccept-Encoding: br\r\nIf-None-Match: \"x\"\r\nIf-Modified-Since: y\r\n\r\n"))
 	f.Add([]byte("GET /matomo.php?a=1 HTTP/1.1\r\nHost: a\r\nX-A: b\r\nCookie: c\r\n\r\nGET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		keep := []string{"x-a", "x-b"}
-		fast := request{keep: keep}
+		fast := request{keep: keep, files: fakeFiles{}}
 		h, result := parseHead(raw, &fast, 1<<20)
+		if result == headFile {
+			compareFile(t, raw, &fast, h)
+			return
+		}
 		if result != headTaken || len(raw) < h.size+h.length {
 			return
 		}
@@ -193,4 +198,34 @@ func FuzzParseHead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// compareFile compares what the fast path makes of a GET of a file with net/http.
+func compareFile(t *testing.T, raw []byte, fast *request, h head) {
+	t.Helper()
+	reader := bufio.NewReader(bytes.NewReader(raw))
+	r, err := http.ReadRequest(reader)
+	if err != nil {
+		t.Fatalf("taken as a file, but net/http says %v: %q", err, raw)
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil || len(body) != 0 {
+		t.Fatalf("taken as a file, but net/http reads the body %q, %v: %q", body, err, raw)
+	}
+	if rest, _ := io.ReadAll(reader); !bytes.Equal(rest, raw[h.size:]) {
+		t.Fatalf("next request begins with %q, net/http has %q", raw[h.size:], rest)
+	}
+	if r.Method != http.MethodGet || r.URL.Path != string(fast.file.Path) || r.URL.RawPath != "" || !(fakeFiles{}).Claims(r) ||
+		placeOf(cleanPath(r.URL.Path)).tracks(r.Method, []byte(r.URL.RawQuery)) {
+		t.Fatalf("path %q, net/http has %s %q", fast.file.Path, r.Method, r.URL)
+	}
+	for name, got := range map[string][]byte{
+		"Accept-Encoding": fast.file.AcceptEncoding, "If-None-Match": fast.file.NoneMatch, "If-Modified-Since": fast.file.ModifiedSince,
+		"Range": nil, "If-Range": nil, "If-Match": nil, "If-Unmodified-Since": nil, "Authorization": nil,
+	} {
+		want := r.Header[name]
+		if len(want) > 1 || (got == nil) != (len(want) == 0) || len(want) == 1 && want[0] != string(got) {
+			t.Fatalf("%s %q, net/http has %q in %q", name, got, want, raw)
+		}
+	}
 }

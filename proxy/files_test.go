@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -83,5 +84,17 @@ func TestFilesOnTheFastPath(t *testing.T) {
 				t.Errorf("%d hits stored, want 2", got)
 			}
 		})
+	}
+}
+
+func TestFilesAreServedWithTrackingOnly(t *testing.T) {
+	wired := 0
+	s := newRig(t, func(c *Config) { c.Files, c.Expose = fakeFiles{&wired}, ExposeTrackingOnly })
+	for path, want := range map[string]int{"/matomo.js": 200, "/other/matomo.js": 418, "/index.php": 404} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != want {
+			t.Errorf("%s: got %d, want %d", path, w.Code, want)
+		}
 	}
 }

@@ -192,7 +192,7 @@ func TestValues(t *testing.T) {
 		{"admin key that others can read is refused", "--admin.cert-file=/dev/null --admin.key-file=/dev/null", "others can use this file"},
 		{"admin certificate without a key is refused", "--admin.cert-file=/dev/null", "want admin.cert-file and admin.key-file together"},
 		{"client certificates without HTTPS are refused", "--admin.client-ca-file=/dev/null", "want admin.cert-file with it"},
-		{"admin certificate that is not there is refused", "--admin.cert-file=/no/cert --admin.key-file=/no/key", "admin.cert-file: \"/no/cert\""},
+		{"admin certificate that is not there is refused", "--admin.cert-file=/no/cert --admin.key-file=/proc/self/mem", "no such file or directory"},
 		{"unknown word is refused", "--sink.on-unknown=drop", "want resend or hold"},
 		{"two plain listeners are refused", "--tls.mode=off --listen-http=:80", "plain HTTP already"},
 		{"bad edge name is refused", "--edge.id=a/b", "want 1 to 63"},

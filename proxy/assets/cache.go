@@ -65,7 +65,8 @@ type Cache struct {
 	jobs    chan *file    // files to be looked at; one that finds no room is looked at later
 	encode  chan *version // versions to be encoded, as above
 
-	table atomic.Pointer[map[string]*file] // replaced under mu
+	table   atomic.Pointer[map[string]*file] // replaced under mu
+	stopped atomic.Bool                      // no worker is there any more
 
 	mu      sync.Mutex
 	pending map[string]*file     // asked for the first time
@@ -289,12 +290,26 @@ func (c *Cache) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			c.stopped.Store(true)
 			wg.Wait()
 			c.client.CloseIdleConnections()
+			c.abandon()
 			return nil
 		case <-tick.C:
 			c.schedule()
 			c.makeRoom()
+		}
+	}
+}
+
+// abandon ends the looks that no worker takes any more.
+func (c *Cache) abandon() {
+	for {
+		select {
+		case f := <-c.jobs:
+			c.land(f)
+		default:
+			return
 		}
 	}
 }

@@ -348,7 +348,11 @@ func TestDamagedCopies(t *testing.T) {
 		if err := os.WriteFile(r.disk.path("/piwik.js", liveRole), whole, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		newRig(t, o, r.dir, nil).wants("/piwik.js", http.StatusTeapot, nil)
+		again := newRig(t, o, r.dir, nil)
+		again.wants("/piwik.js", http.StatusTeapot, nil)
+		if n := again.metrics.damaged.Get(); n != 1 {
+			t.Errorf("%d damaged copies counted, want 1", n)
+		}
 	})
 }
 
@@ -400,4 +404,53 @@ func TestFullDisk(t *testing.T) {
 	r.stop()
 	o.Close()
 	newRig(t, o, r.dir, nil).wants("/matomo.js", http.StatusOK, trackerText(2))
+}
+
+func TestPreviousVersionOutlivesARestart(t *testing.T) {
+	o := newOrigin(t)
+	o.file("/matomo.js", trackerText(1))
+	r := newRig(t, o, t.TempDir(), nil)
+	r.wants("/matomo.js", http.StatusOK, nil)
+	r.stop()
+	r = newRig(t, o, r.dir, nil)
+	o.file("/matomo.js", trackerText(2))
+	r.settles("/matomo.js", replaced)
+	r.stop()
+	r = newRig(t, o, r.dir, nil)
+	if list := r.List(); len(list) != 1 || list[0].Previous != hashOf(trackerText(1)) {
+		t.Errorf("listed as %+v", list)
+	}
+	if _, err := r.Pin("/matomo.js", PreviousVersion); err != nil {
+		t.Error(err)
+	}
+	r.wants("/matomo.js", http.StatusOK, trackerText(1))
+}
+
+func TestStopLeavesNobodyWaiting(t *testing.T) {
+	o := newOrigin(t)
+	o.file("/matomo.js", trackerText(1))
+	r := newRig(t, o, t.TempDir(), nil)
+	r.stop()
+	began := time.Now()
+	r.wants("/matomo.js", http.StatusTeapot, nil)
+	if took := time.Since(began); took > firstWait/2 {
+		t.Errorf("a request waited %s for a cache that has stopped", took)
+	}
+}
+
+func TestFailingScriptDoesNotStopLooksAtFiles(t *testing.T) {
+	o := newOrigin(t)
+	o.file("/js/", trackerText(1))
+	o.file("/matomo.js", trackerText(1))
+	r := newRig(t, o, t.TempDir(), nil)
+	r.wants("/js/", http.StatusOK, trackerText(1))
+	r.wants("/matomo.js", http.StatusOK, trackerText(1))
+	o.has("/js/", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	if got := r.lookAt("/js/"); got != failed || r.isDown(r.clock.now()) {
+		t.Errorf("the look led to %s, and the origin counts as down: %t", got, r.isDown(r.clock.now()))
+	}
+	o.has("/matomo.js", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	if got := r.lookAt("/matomo.js"); got != failed || !r.isDown(r.clock.now()) {
+		t.Errorf("the look led to %s, and the origin counts as down: %t", got, r.isDown(r.clock.now()))
+	}
 }

@@ -119,6 +119,9 @@ func (c *Cache) look(f *file, urgent bool) *flight {
 		}
 		return f.flight
 	}
+	if c.stopped.Load() {
+		return nil
+	}
 	fl := &flight{done: make(chan struct{})}
 	fl.urgent.Store(urgent)
 	select {
@@ -144,7 +147,13 @@ func (c *Cache) fly(ctx context.Context, f *file) {
 		moment = min(urgentMoment, c.cfg.Moment)
 		wait(ctx, moment)
 	}
+	c.land(f)
+}
+
+// land ends a file's look.
+func (c *Cache) land(f *file) {
 	f.mu.Lock()
+	fl := f.flight
 	f.flight = nil
 	f.mu.Unlock()
 	c.mu.Lock()
@@ -195,7 +204,10 @@ func (c *Cache) check(ctx context.Context, f *file, how checking) outcome {
 			c.reject(f, err.Error(), reason)
 			return refused
 		}
-		c.setDown(err)
+		if f.kind != script {
+			// PHP may fail where files do not.
+			c.setDown(err)
+		}
 		return failed
 	}
 	c.setDown(nil)
