@@ -145,10 +145,10 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range listeners {
 		_ = l.Close() // nothing more is accepted either way
 	}
-	acceptors.Wait()
 	finished := make(chan struct{})
-	// It ends with the connections, of which closeAll leaves none.
-	library.Go(func() { conns.Wait(); close(finished) })
+	// It ends with the acceptors, of which abandon leaves none, and the connections, of
+	// which closeAll leaves none.
+	library.Go(func() { acceptors.Wait(); conns.Wait(); close(finished) })
 	s.stop(server, finished)
 	abandon()
 	s.closeAll()

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"sluice/internal/admin"
+	"sluice/internal/config"
 	"sluice/proxy"
 	"sluice/proxy/assets"
 )
@@ -20,13 +21,18 @@ func (e *edge) buildAssets() error {
 	var err error
 	e.assets, err = assets.New(assets.Config{
 		Dir: filepath.Join(s.DataDir, assetsDir), Origin: assetOrigin(s.Assets.Origin.URL, s.Matomo.URL.URL), Off: s.Assets.Cache == "off",
-		Revalidate: s.Assets.Revalidate, MaxStale: s.Assets.MaxStale, MaxSize: int64(s.Assets.MaxSize),
+		Tunables: assetTunables(s),
 	}, e.log, e.set)
 	if err != nil {
 		return &failure{exitSettings, "settings", err, "sluice check"}
 	}
 	e.assets.Load()
 	return nil
+}
+
+// assetTunables translates what of the copies can be changed while they are served.
+func assetTunables(s *config.Settings) assets.Tunables {
+	return assets.Tunables{Revalidate: s.Assets.Revalidate, MaxStale: s.Assets.MaxStale, MaxSize: int64(s.Assets.MaxSize)}
 }
 
 // assetOrigin is whose files are served.

@@ -202,6 +202,10 @@ func (e *edge) reloadLocked() (changed, restart []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	// The new settings may want another private listener; this one stays until a restart.
+	if a := &e.settings.Admin; next.secrets.AdminToken == "" && a.ClientCAFile == "" && !config.IsLoopback(a.Listen) {
+		return nil, nil, fmt.Errorf("others can reach the private listener %s, which would be without a token: want admin.token-file until the restart", a.Listen)
+	}
 	for _, k := range []*certs.Keeper{e.certs, e.adminCerts} {
 		if k == nil {
 			continue
@@ -219,8 +223,9 @@ func (e *edge) reloadLocked() (changed, restart []string, err error) {
 		// The file was there a moment ago, or is the old one: lines go on into that.
 		e.log.Error("access log not opened again", "err", err)
 	}
-	e.admin.SetToken(next.secrets.AdminToken.Reveal())
 	e.level.Set(logLevel(string(s.Log.Level)))
+	e.admin.SetToken(next.secrets.AdminToken.Reveal())
+	e.assets.Tune(assetTunables(s))
 	changed, restart = e.reloads.inForce.differences(next)
 	next.warn(e.log)
 	e.reloads.inForce = e.reloads.inForce.with(next)

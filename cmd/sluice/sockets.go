@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 
 	"sluice/internal/config"
@@ -43,6 +44,9 @@ func (e *edge) takeSockets() error {
 			e.sockets.public.HTTP, s.Listen = l, address // the main listener
 		default:
 			e.sockets.public.HTTP, s.ListenHTTP = l, address
+		}
+		if a := &s.Admin; name == socketAdmin && !config.IsLoopback(address) && a.TokenFile == "" && a.ClientCAFile == "" {
+			return &failure{exitSettings, "sockets", fmt.Errorf("others can reach the socket admin at %s: want admin.token-file or admin.client-ca-file with it", address), ""}
 		}
 		e.log.Info("listening on a socket that was handed over", "name", name, "address", address)
 	}

@@ -43,14 +43,19 @@ type Config struct {
 	// Off passes everything on and keeps nothing.
 	Off bool
 
-	Revalidate time.Duration // how often a file in use is compared with the origin's; [DefaultRevalidate] when 0
-	MaxStale   time.Duration // how old a copy may be that is served; 0 is no limit
-	MaxSize    int64         // bytes on disk and in memory together; [DefaultMaxSize] when 0
+	Tunables
 
 	FetchTimeout time.Duration // of one answer of the origin; 15 s when 0
 	Moment       time.Duration // between two equal looks; a second when 0
 	Transport    http.RoundTripper
 	Now          func() time.Time
+}
+
+// Tunables is what can be changed while a [Cache] runs.
+type Tunables struct {
+	Revalidate time.Duration // how often a file in use is compared with the origin's; [DefaultRevalidate] when 0
+	MaxStale   time.Duration // how old a copy may be that is served; 0 is no limit
+	MaxSize    int64         // bytes on disk and in memory together; [DefaultMaxSize] when 0
 }
 
 // A Cache holds copies of the origin's files.
@@ -65,6 +70,7 @@ type Cache struct {
 	jobs    chan *file    // files to be looked at; one that finds no room is looked at later
 	encode  chan *version // versions to be encoded, as above
 
+	tuned   atomic.Pointer[Tunables]
 	table   atomic.Pointer[map[string]*file] // replaced under mu
 	stopped atomic.Bool                      // no worker is there any more
 
@@ -130,8 +136,7 @@ func New(cfg Config, log *slog.Logger, set *metrics.Set) (*Cache, error) {
 	case cfg.Dir == "":
 		return nil, errors.New("assets: no directory")
 	}
-	setDefault(&cfg.Revalidate, DefaultRevalidate)
-	setDefault(&cfg.MaxSize, DefaultMaxSize)
+	cfg.Tunables = cfg.Tunables.withDefaults()
 	setDefault(&cfg.FetchTimeout, fetchTimeout)
 	setDefault(&cfg.Moment, defaultMoment)
 	if cfg.Revalidate < 0 || cfg.MaxStale < 0 || cfg.MaxSize < 0 || cfg.FetchTimeout < 0 || cfg.Moment < 0 {
@@ -152,10 +157,23 @@ func New(cfg Config, log *slog.Logger, set *metrics.Set) (*Cache, error) {
 		jobs: make(chan *file, waiting), encode: make(chan *version, waiting),
 		pending: make(map[string]*file), refused: make(map[string]time.Time),
 	}
+	c.tuned.Store(&cfg.Tunables)
 	c.table.Store(new(make(map[string]*file)))
 	c.metrics = newInstruments(set, c)
 	c.optOut = newMemory(c)
 	return c, nil
+}
+
+func (t Tunables) withDefaults() Tunables {
+	setDefault(&t.Revalidate, DefaultRevalidate)
+	setDefault(&t.MaxSize, DefaultMaxSize)
+	return t
+}
+
+// Tune puts t into effect, none of which may be negative. It may be called at any time.
+func (c *Cache) Tune(t Tunables) {
+	t = t.withDefaults()
+	c.tuned.Store(&t)
 }
 
 func setDefault[T comparable](v *T, def T) {
@@ -187,7 +205,7 @@ func (c *Cache) Load() {
 			return
 		}
 		k := kindOf(s.meta.Path)
-		if total += int64(len(s.body)); k == none || k == preview || total > c.cfg.MaxSize {
+		if total += int64(len(s.body)); k == none || k == preview || total > c.tuned.Load().MaxSize {
 			return
 		}
 		f := files[s.meta.Path]
@@ -356,13 +374,13 @@ func (c *Cache) makeRoom() {
 		total += sizes[f]
 	}
 	c.metrics.bytes.Store(total)
-	if total <= c.cfg.MaxSize && len(files) <= maxFiles {
+	if total <= c.tuned.Load().MaxSize && len(files) <= maxFiles {
 		return
 	}
 	byAge := slices.SortedFunc(maps.Keys(sizes), func(a, b *file) int { return cmp.Compare(a.asked.Load(), b.asked.Load()) })
 	left := len(files)
 	for _, f := range byAge {
-		if total <= c.cfg.MaxSize && left <= maxFiles {
+		if total <= c.tuned.Load().MaxSize && left <= maxFiles {
 			return
 		}
 		if f.pinned() || !f.busy.TryLock() {

@@ -41,12 +41,12 @@ const (
 
 // interval is how often the loop looks at a file in use: often enough for what
 // freshFor promises.
-func (c *Cache) interval() time.Duration { return c.cfg.Revalidate * 3 / 4 }
+func (c *Cache) interval() time.Duration { return c.tuned.Load().Revalidate * 3 / 4 }
 
 // freshFor is the age up to which a copy is served without a word.
 func (c *Cache) freshFor() time.Duration {
 	const slow = 2 * time.Second // a look with its answer
-	return max(c.cfg.Revalidate, c.interval()+slow)
+	return max(c.tuned.Load().Revalidate, c.interval()+slow)
 }
 
 // schedule has the files looked at that are due.

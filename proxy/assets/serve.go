@@ -158,7 +158,8 @@ func (c *Cache) state(f *file, now time.Time) (*version, time.Duration) {
 }
 
 func (c *Cache) tooOld(stale time.Duration) bool {
-	return c.cfg.MaxStale > 0 && stale > c.cfg.MaxStale
+	limit := c.tuned.Load().MaxStale
+	return limit > 0 && stale > limit
 }
 
 // worthALook says whether the origin should be asked while a client waits: not when
