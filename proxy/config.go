@@ -73,7 +73,9 @@ type Config struct {
 	Upstream *url.URL       // Matomo's address, with its base path
 	Trusted  []netip.Prefix // peers whose forwarding headers are believed
 	Expose   string         // [ExposeAll] when empty
-	Limits   Limits         // zero fields take their defaults
+
+	ProxyProtocol []netip.Prefix // see [Tunables]
+	Limits        Limits         // zero fields take their defaults
 
 	RateLimits RateLimits
 	AccessLog  AccessLog
@@ -144,6 +146,7 @@ const (
 func (c Config) withDefaults() (Config, error) {
 	t, err := c.tunables().withDefaults()
 	c.Trusted, c.Limits, c.RateLimits, c.AccessLog = t.Trusted, t.Limits, t.RateLimits, t.AccessLog
+	c.ProxyProtocol = t.ProxyProtocol
 	setDefault(&c.CustomTimestampAge, defaultCustomTimestampAge)
 	setDefault(&c.Expose, ExposeAll)
 	setDefault(&c.CookieIgnoreName, "matomo_ignore")

@@ -75,6 +75,13 @@ func (s *Server) serveConn(conn net.Conn) {
 	}()
 	peer := peerOf(conn)
 	counted := countedOf(conn)
+	if contains(s.tuned().ProxyProtocol, peer) {
+		if !s.takeProxyHeader(counted) {
+			_ = conn.Close() // nobody knows whose it is
+			return
+		}
+		peer = peerOf(conn)
+	}
 	if !s.admit(counted, peer) {
 		_ = conn.Close() // nothing was read from it
 		return

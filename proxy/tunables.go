@@ -49,17 +49,23 @@ type Tunables struct {
 	Limits     Limits         // zero fields take their defaults
 	RateLimits RateLimits
 	AccessLog  AccessLog
+
+	// ProxyProtocol are the peers that begin each connection with a header of the PROXY
+	// protocol. It is required of them, and read from nobody else.
+	ProxyProtocol []netip.Prefix
 }
 
 // tunables gives what cfg says.
 func (c *Config) tunables() Tunables {
-	return Tunables{Trusted: c.Trusted, Limits: c.Limits, RateLimits: c.RateLimits, AccessLog: c.AccessLog}
+	return Tunables{Trusted: c.Trusted, Limits: c.Limits, RateLimits: c.RateLimits, AccessLog: c.AccessLog,
+		ProxyProtocol: c.ProxyProtocol}
 }
 
 // withDefaults fills in what the caller left open and names every fault. The
 // result shares no memory with t.
 func (t Tunables) withDefaults() (Tunables, error) {
 	t.Trusted = slices.Clone(t.Trusted)
+	t.ProxyProtocol = slices.Clone(t.ProxyProtocol)
 	t.RateLimits.Exempt = slices.Clone(t.RateLimits.Exempt)
 	l := &t.Limits
 	setDefault(&l.HeaderBytes, defaultHeaderBytes)
@@ -94,7 +100,7 @@ func (t Tunables) withDefaults() (Tunables, error) {
 			fault("rate or burst %d, want 0 to %d", n, maxRate)
 		}
 	}
-	for _, p := range slices.Concat(t.Trusted, r.Exempt) {
+	for _, p := range slices.Concat(t.Trusted, r.Exempt, t.ProxyProtocol) {
 		if !p.IsValid() {
 			fault("a range of addresses is not valid")
 		}

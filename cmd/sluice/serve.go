@@ -224,7 +224,7 @@ func (e *edge) buildProxy() error {
 	cfg := proxy.Config{
 		Listen: https, ListenHTTP: http,
 		Upstream: s.Matomo.URL.URL, Trusted: tunables.Trusted, MaskAddress: s.Proxy.MaskAddress, CollapseRetries: s.Proxy.CollapseRetries == "on", Expose: string(s.Proxy.Expose),
-		Limits: tunables.Limits, RateLimits: tunables.RateLimits, AccessLog: tunables.AccessLog,
+		Limits: tunables.Limits, RateLimits: tunables.RateLimits, AccessLog: tunables.AccessLog, ProxyProtocol: tunables.ProxyProtocol,
 		CookieIgnoreName: s.Matomo.CookieIgnore, CookieVisitorName: s.Matomo.CookieVisitor,
 		ThirdPartyCookie: s.Matomo.ThirdParty == "on", CookiePath: s.Matomo.CookiePath, CookieDomain: s.Matomo.CookieDomain,
 		CookieExpire: s.Matomo.CookieExpire, DoNotTrack: s.Matomo.DoNotTrack == "on", KeepHeaders: keptHeaders(s.Sink.HeaderGroups),
@@ -262,6 +262,7 @@ func proxyTunables(s *config.Settings, connections int) proxy.Tunables {
 		AccessLog: proxy.AccessLog{
 			Format: string(p.AccessLog), File: p.AccessLogFile, MaskAddress: p.AccessLogMask, Query: p.AccessLogQuery == "on",
 		},
+		ProxyProtocol: prefixes(p.ProtocolTrusted),
 	}
 }
 

@@ -111,6 +111,7 @@ type TLSSettings struct {
 // ProxySettings says whom the public listener believes and what it bears.
 type ProxySettings struct {
 	Trusted         []Prefix      `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none."`
+	ProtocolTrusted []Prefix      `name:"protocol-trusted" placeholder:"CIDR" help:"Balancers that begin each connection with a header of the PROXY protocol (version 1 or 2). It is required of them and read from nobody else. Default: none."`
 	MaskAddress     int           `name:"mask-address" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
 	CollapseRetries Choice        `name:"collapse-retries" oneof:"on,off" default:"on" help:"on stores a hit once that matomo.js sends a second time because it did not get the answer; what that means: docs/design.md, Retries of browsers."`
 	Expose          Choice        `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`

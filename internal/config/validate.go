@@ -208,6 +208,11 @@ func (c *checker) warn(s *Settings) {
 			c.doubt("proxy.trusted", netip.Prefix(p).String(), "everybody is believed: any client can invent its address")
 		}
 	}
+	for _, p := range s.Proxy.ProtocolTrusted {
+		if netip.Prefix(p).Bits() == 0 {
+			c.doubt("proxy.protocol-trusted", netip.Prefix(p).String(), "everybody is believed: any client can invent its address")
+		}
+	}
 }
 
 // secret reads the file of one setting.
