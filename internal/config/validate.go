@@ -302,6 +302,12 @@ func settingText(v reflect.Value) string {
 			parts[i] = netip.Prefix(p).String()
 		}
 		return strings.Join(parts, ",")
+	case []ResponseHeader:
+		parts := make([]string, len(value))
+		for i, h := range value {
+			parts[i] = h.String()
+		}
+		return strings.Join(parts, ", ")
 	case []HeaderName:
 		parts := make([]string, len(value))
 		for i, h := range value {
