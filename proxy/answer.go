@@ -51,6 +51,8 @@ type answer struct {
 	// cookies are further header lines, each with its line end.
 	cookies []byte
 
+	extra *headerSet // further headers; the way through net/http has them by itself
+
 	relayed *relay // Matomo's own answer, instead of all the above
 }
 
@@ -185,10 +187,10 @@ var statusLines = map[int]string{
 // append appends the whole answer as HTTP/1.1 has it.
 func (a *answer) append(b []byte, origin []byte, date []byte, last bool) []byte {
 	if a.relayed != nil {
-		return a.relayed.append(b, date, last)
+		return a.relayed.append(b, date, last, a.extra)
 	}
 	b = appendStatusLine(b, a.status)
-	b = a.appendHeaders(b, origin)
+	b = append(a.appendHeaders(b, origin), a.extra.lines()...)
 	if a.status != http.StatusNoContent {
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, int64(a.bodyLen()), 10)

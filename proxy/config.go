@@ -81,7 +81,12 @@ type Config struct {
 	Upstream *url.URL       // Matomo's address, with its base path
 	Trusted  []netip.Prefix // peers whose forwarding headers are believed
 	Expose   string         // [ExposeAll] when empty
-	Limits   Limits         // zero fields take their defaults
+
+	// See [Tunables].
+	ProxyProtocol   []netip.Prefix
+	ResponseHeaders []Header
+	HSTS            time.Duration
+	Limits          Limits // zero fields take their defaults
 
 	RateLimits RateLimits
 	AccessLog  AccessLog
@@ -152,6 +157,7 @@ const (
 func (c Config) withDefaults() (Config, error) {
 	t, err := c.tunables().withDefaults()
 	c.Trusted, c.Limits, c.RateLimits, c.AccessLog = t.Trusted, t.Limits, t.RateLimits, t.AccessLog
+	c.ProxyProtocol, c.ResponseHeaders, c.HSTS = t.ProxyProtocol, t.ResponseHeaders, t.HSTS
 	setDefault(&c.CustomTimestampAge, defaultCustomTimestampAge)
 	setDefault(&c.Expose, ExposeAll)
 	setDefault(&c.CookieIgnoreName, "matomo_ignore")

@@ -81,6 +81,13 @@ func (s *Server) serveConn(conn net.Conn) {
 	}()
 	peer := peerOf(conn)
 	counted := countedOf(conn)
+	if contains(s.tuned().ProxyProtocol, peer) {
+		if !s.takeProxyHeader(counted) {
+			_ = conn.Close() // nobody knows whose it is
+			return
+		}
+		peer = peerOf(conn)
+	}
 	if !s.admit(counted, peer) {
 		_ = conn.Close() // nothing was read from it
 		return
@@ -173,13 +180,14 @@ func (c *fastConn) serve() error {
 			return net.ErrClosed
 		}
 		c.request.stored = 0
-		format := c.s.tuned().access
+		tuned := c.s.tuned()
+		format := tuned.access
 		var began time.Time
 		if format != nil {
 			began = time.Now()
 		}
 		if h.file {
-			ok, last, err := c.serveFile(h, format, began)
+			ok, last, err := c.serveFile(h, tuned, began)
 			if !ok {
 				return errDeclined
 			}
@@ -197,9 +205,10 @@ func (c *fastConn) serve() error {
 			// The bytes may have moved, and the log reads them.
 			_, _ = parseHead(c.buf[c.start:c.end], &c.request, maxBodyBytes) // it was taken before
 		}
+		a.extra = tuned.extra(c.request.https)
 		last := a.close || c.s.stopping.Load()
 		c.out = a.append(c.out[:0], c.request.origin, c.s.date(c.request.receivedAt), last)
-		err = c.write(c.out)
+		err = c.write(c.out, nil)
 		if format != nil {
 			c.log(format, &a, began)
 		}
@@ -347,8 +356,8 @@ func (c *fastConn) allowReading(until time.Time) error {
 	return c.conn.SetReadDeadline(until)
 }
 
-// write sends an answer as one write.
-func (c *fastConn) write(b []byte) error {
+// write sends an answer as one write where it comes in one piece.
+func (c *fastConn) write(b, more []byte) error {
 	allowance := c.s.limits().WriteTimeout
 	now := time.Now()
 	if c.writeDeadline.Sub(now) < allowance*3/4 {
@@ -358,6 +367,9 @@ func (c *fastConn) write(b []byte) error {
 		}
 	}
 	_, err := c.conn.Write(b)
+	if err == nil && len(more) > 0 {
+		_, err = c.conn.Write(more)
+	}
 	return err
 }
 

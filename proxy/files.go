@@ -91,7 +91,7 @@ func (r *request) fileHeaders(rest []byte, h *head) bool {
 
 // serveFile answers a request for a file from memory. It says false when that cannot
 // be done, and nothing was written then.
-func (c *fastConn) serveFile(h head, format *accessFormat, began time.Time) (ok, last bool, err error) {
+func (c *fastConn) serveFile(h head, tuned *tuned, began time.Time) (ok, last bool, err error) {
 	s, r := c.s, &c.request
 	now := s.now(time.Now())
 	q := r.file
@@ -101,12 +101,19 @@ func (c *fastConn) serveFile(h head, format *accessFormat, began time.Time) (ok,
 		return false, false, nil
 	}
 	if refused, limited := s.overRate(r); limited {
+		refused.extra = tuned.extra(r.https)
 		c.out = refused.append(c.out[:0], nil, s.date(now), q.Last)
 		b, status = c.out, refused.status
+		err = c.write(b, nil)
+	} else if extra := tuned.extra(r.https); extra != nil {
+		var body []byte
+		c.out, body = extra.spliced(c.out[:0], b)
+		err = c.write(c.out, body)
+	} else {
+		err = c.write(b, nil)
 	}
 	s.metrics.code(status)
-	err = c.write(b)
-	if format != nil {
+	if format := tuned.access; format != nil {
 		head := bytes.Index(b, []byte("\r\n\r\n")) + len("\r\n\r\n")
 		c.logFile(format, status, len(b)-head, began)
 	}

@@ -26,9 +26,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if counted, _ := r.Context().Value(connKey{}).(*countedConn); counted != nil && !counted.begin() {
 		panic(http.ErrAbortHandler) // the connection is closed, and nothing has been looked at
 	}
-	counting := &countingWriter{ResponseWriter: w}
+	counting := &countingWriter{ResponseWriter: w, extra: s.tuned().extra(r.TLS != nil)}
 	note := accessNote{began: time.Now(), handled: handledProxy}
 	defer func() {
+		if counting.code == 0 {
+			counting.extra.apply(w.Header(), false) // an answer without a word
+		}
 		s.metrics.code(counting.status())
 		s.logRequest(r, counting, &note)
 	}()
@@ -55,7 +58,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if s.cfg.Files != nil && s.cfg.Files.Claims(r) {
-			note.handled = handledAsset
+			note.handled, counting.file = handledAsset, true
 			s.cfg.Files.Serve(w, r, s.proxy)
 			return
 		}
@@ -182,14 +185,20 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, control *http.
 	}
 }
 
-// A countingWriter remembers the status and the size for metrics and access log.
+// A countingWriter remembers the status and the size for metrics and access log, and
+// gives answers their further headers.
 type countingWriter struct {
 	http.ResponseWriter
 	code  int
 	bytes int64 // of bodies
+	extra *headerSet
+	file  bool // a copy of ours is sent
 }
 
 func (w *countingWriter) Write(b []byte) (int, error) {
+	if w.code == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
 	return n, err
@@ -198,6 +207,7 @@ func (w *countingWriter) Write(b []byte) (int, error) {
 func (w *countingWriter) WriteHeader(code int) {
 	if w.code == 0 && code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		w.code = code
+		w.extra.apply(w.Header(), w.file)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }

@@ -22,9 +22,21 @@ type countedConn struct {
 	// connShed.
 	waiting atomic.Int64
 
+	// claimed is the peer by the PROXY protocol, nil without it. It is set before
+	// anything else is read.
+	claimed net.Addr
+
 	// Guarded by the crowd's mu.
 	network netip.Addr // what the connection counts for, if it does
 	left    bool       // it is closed
+}
+
+// RemoteAddr gives the other end, or whom a proxy named as that.
+func (c *countedConn) RemoteAddr() net.Addr {
+	if c.claimed != nil {
+		return c.claimed
+	}
+	return c.TCPConn.RemoteAddr()
 }
 
 // Close closes the connection and frees its place. It may be called again.

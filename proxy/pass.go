@@ -160,11 +160,14 @@ func (a *relay) lines(yield func(name, value string)) {
 }
 
 // append appends the answer as HTTP/1.1 has it.
-func (a *relay) append(b, date []byte, last bool) []byte {
+func (a *relay) append(b, date []byte, last bool, extra *headerSet) []byte {
 	b = appendStatusLine(b, a.status)
 	a.lines(func(name, value string) {
-		b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+		if !extra.replaces([]byte(name), false) {
+			b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
+		}
 	})
+	b = append(b, extra.lines()...)
 	bodyless := a.status == http.StatusNoContent || a.status == http.StatusNotModified
 	if !bodyless {
 		b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(a.body)), 10), "\r\n"...)

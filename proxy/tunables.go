@@ -49,17 +49,30 @@ type Tunables struct {
 	Limits     Limits         // zero fields take their defaults
 	RateLimits RateLimits
 	AccessLog  AccessLog
+
+	// ProxyProtocol are the peers that begin each connection with a header of the PROXY
+	// protocol. It is required of them, and read from nobody else.
+	ProxyProtocol []netip.Prefix
+
+	// ResponseHeaders are on every answer but those to input that is not HTTP, and replace
+	// Matomo's of the same name. None may be one that answers have with a value of their own.
+	ResponseHeaders []Header
+	// HSTS is the max-age of Strict-Transport-Security on answers over TLS; 0 is none.
+	HSTS time.Duration
 }
 
 // tunables gives what cfg says.
 func (c *Config) tunables() Tunables {
-	return Tunables{Trusted: c.Trusted, Limits: c.Limits, RateLimits: c.RateLimits, AccessLog: c.AccessLog}
+	return Tunables{Trusted: c.Trusted, Limits: c.Limits, RateLimits: c.RateLimits, AccessLog: c.AccessLog,
+		ProxyProtocol: c.ProxyProtocol, ResponseHeaders: c.ResponseHeaders, HSTS: c.HSTS}
 }
 
 // withDefaults fills in what the caller left open and names every fault. The
 // result shares no memory with t.
 func (t Tunables) withDefaults() (Tunables, error) {
 	t.Trusted = slices.Clone(t.Trusted)
+	t.ProxyProtocol = slices.Clone(t.ProxyProtocol)
+	t.ResponseHeaders = slices.Clone(t.ResponseHeaders)
 	t.RateLimits.Exempt = slices.Clone(t.RateLimits.Exempt)
 	l := &t.Limits
 	setDefault(&l.HeaderBytes, defaultHeaderBytes)
@@ -85,7 +98,7 @@ func (t Tunables) withDefaults() (Tunables, error) {
 	if l.BodyBytes < 0 || l.BodyMemory < 0 || l.Connections < 0 {
 		fault("a limit is negative")
 	}
-	if slices.Min([]time.Duration{l.HeaderTimeout, l.BodyTimeout, l.WriteTimeout, l.IdleTimeout, l.ProxyTimeout}) < 0 {
+	if slices.Min([]time.Duration{l.HeaderTimeout, l.BodyTimeout, l.WriteTimeout, l.IdleTimeout, l.ProxyTimeout, t.HSTS}) < 0 {
 		fault("a duration is negative")
 	}
 	r := &t.RateLimits
@@ -94,9 +107,14 @@ func (t Tunables) withDefaults() (Tunables, error) {
 			fault("rate or burst %d, want 0 to %d", n, maxRate)
 		}
 	}
-	for _, p := range slices.Concat(t.Trusted, r.Exempt) {
+	for _, p := range slices.Concat(t.Trusted, r.Exempt, t.ProxyProtocol) {
 		if !p.IsValid() {
 			fault("a range of addresses is not valid")
+		}
+	}
+	for _, h := range t.ResponseHeaders {
+		if !validHeader(h) {
+			fault("response header %q is not valid", h.Name)
 		}
 	}
 	a := &t.AccessLog
@@ -115,12 +133,15 @@ type tuned struct {
 	Tunables
 	rates  rates
 	access *accessFormat // nil when there is no access log
+
+	plain, secure *headerSet // what answers in the clear and over TLS have besides their own
 }
 
 // tune makes a version of checked tunables. The access log masks at least as much
 // as is masked on disk.
 func tune(t Tunables, masked int) *tuned {
 	v := &tuned{Tunables: t, rates: t.RateLimits.rates()}
+	v.plain, v.secure = headerSets(t.ResponseHeaders, t.HSTS)
 	if t.AccessLog.Format != AccessLogOff {
 		v.access = &accessFormat{
 			json:  t.AccessLog.Format == AccessLogJSON,

@@ -243,7 +243,7 @@ func (e *edge) buildProxy() error {
 	cfg := proxy.Config{
 		Listen: https, ListenHTTP: http, Listeners: e.sockets.public,
 		Upstream: s.Matomo.URL.URL, Trusted: tunables.Trusted, MaskAddress: s.Proxy.MaskAddress, CollapseRetries: s.Proxy.CollapseRetries == "on", Expose: string(s.Proxy.Expose),
-		Limits: tunables.Limits, RateLimits: tunables.RateLimits, AccessLog: tunables.AccessLog,
+		Limits: tunables.Limits, RateLimits: tunables.RateLimits, AccessLog: tunables.AccessLog, ProxyProtocol: tunables.ProxyProtocol, ResponseHeaders: tunables.ResponseHeaders, HSTS: tunables.HSTS,
 		CookieIgnoreName: s.Matomo.CookieIgnore, CookieVisitorName: s.Matomo.CookieVisitor,
 		ThirdPartyCookie: s.Matomo.ThirdParty == "on", CookiePath: s.Matomo.CookiePath, CookieDomain: s.Matomo.CookieDomain,
 		CookieExpire: s.Matomo.CookieExpire, DoNotTrack: s.Matomo.DoNotTrack == "on", KeepHeaders: keptHeaders(s.Sink.HeaderGroups),
@@ -281,6 +281,7 @@ func proxyTunables(s *config.Settings, connections int) proxy.Tunables {
 		AccessLog: proxy.AccessLog{
 			Format: string(p.AccessLog), File: p.AccessLogFile, MaskAddress: p.AccessLogMask, Query: p.AccessLogQuery == "on",
 		},
+		ProxyProtocol: prefixes(p.ProtocolTrusted), ResponseHeaders: responseHeaders(p.ResponseHeaders), HSTS: p.HSTS,
 	}
 }
 
@@ -288,6 +289,14 @@ func prefixes(list []config.Prefix) []netip.Prefix {
 	out := make([]netip.Prefix, len(list))
 	for i, p := range list {
 		out[i] = netip.Prefix(p)
+	}
+	return out
+}
+
+func responseHeaders(list []config.ResponseHeader) []proxy.Header {
+	out := make([]proxy.Header, len(list))
+	for i, h := range list {
+		out[i] = proxy.Header(h)
 	}
 	return out
 }

@@ -84,6 +84,7 @@ func (l *Loader) decoders() []kong.Option {
 		l.mapper(reflect.TypeFor[[]Host](), decodeHosts),
 		l.mapper(reflect.TypeFor[[]Domain](), decodeDomains),
 		l.mapper(reflect.TypeFor[[]HeaderName](), decodeHeaderNames),
+		l.mapper(reflect.TypeFor[[]ResponseHeader](), decodeResponseHeaders),
 	}
 }
 

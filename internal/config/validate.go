@@ -233,6 +233,11 @@ func (c *checker) warn(s *Settings) {
 			c.doubt("proxy.trusted", netip.Prefix(p).String(), "everybody is believed: any client can invent its address")
 		}
 	}
+	for _, p := range s.Proxy.ProtocolTrusted {
+		if netip.Prefix(p).Bits() == 0 {
+			c.doubt("proxy.protocol-trusted", netip.Prefix(p).String(), "everybody is believed: any client can invent its address")
+		}
+	}
 }
 
 // secret reads the file of one setting.
@@ -322,6 +327,12 @@ func settingText(v reflect.Value) string {
 			parts[i] = netip.Prefix(p).String()
 		}
 		return strings.Join(parts, ",")
+	case []ResponseHeader:
+		parts := make([]string, len(value))
+		for i, h := range value {
+			parts[i] = h.String()
+		}
+		return strings.Join(parts, ", ")
 	case []HeaderName:
 		parts := make([]string, len(value))
 		for i, h := range value {
