@@ -101,6 +101,9 @@ func (s *Server) serveConn(conn net.Conn) {
 	c := &fastConn{s: s, conn: conn, counted: counted, buf: *buffer}
 	c.request.peer, c.request.peerText, c.request.https = peer, peer.String(), https
 	c.request.keep, c.request.files = s.cfg.KeepHeaders, s.cfg.Files
+	if s.cfg.HTTP == HTTPRedirect && !https {
+		c.request.files = nil
+	}
 	err := c.serve()
 
 	if err == errDeclined {

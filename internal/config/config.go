@@ -114,6 +114,9 @@ type ProxySettings struct {
 	MaskAddress     int           `name:"mask-address" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
 	CollapseRetries Choice        `name:"collapse-retries" oneof:"on,off" default:"on" help:"on stores a hit once that matomo.js sends a second time because it did not get the answer; what that means: docs/design.md, Retries of browsers."`
 	Expose          Choice        `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
+	Host            Choice        `name:"host" oneof:"upstream,client" default:"upstream" help:"Host header of requests that are passed to Matomo: upstream (that of matomo.url) or client (that the client asked). Either way X-Forwarded-Host has the client's."`
+	HTTP            Choice        `name:"http" oneof:"serve,redirect" default:"serve" help:"redirect sends what comes to listen-http to HTTPS, but for hits and health paths; serve serves it."`
+	HTTPSPort       int           `name:"https-port" default:"443" min:"1" max:"65535" help:"Port to which proxy.http redirect sends."`
 	MaxConnections  int           `name:"max-connections" default:"16384" min:"16" max:"1000000" help:"Connections at the same time; the limit on open files lowers it further."`
 	MaxHeader       ByteSize      `name:"max-header" default:"32KiB" min:"4KiB" max:"1MiB" help:"Size of a request's head."`
 	MaxBody         ByteSize      `name:"max-body" default:"8MiB" min:"64KiB" max:"64MiB" help:"Size of the body of a tracking request, as PHP's post_max_size."`
@@ -133,6 +136,11 @@ type ProxySettings struct {
 	AccessLogMask   int           `name:"access-log-mask" default:"2" min:"0" max:"4" help:"Bytes of addresses that are set to zero in the access log, 0 to 4; at least proxy.mask-address."`
 	AccessLogQuery  Choice        `name:"access-log-query" oneof:"off,on" default:"off" help:"on: the access log has queries, with tokens and passwords masked. off: it has none, nor those of referers."`
 	ForwardTimeout  time.Duration `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer."`
+
+	ConnectTimeout      time.Duration `name:"connect-timeout" default:"5s" min:"100ms" max:"1m" help:"Time to connect to Matomo, and to wait for one of proxy.upstream-connections; then the answer is 502, 503 or 504."`
+	ResponseTimeout     time.Duration `name:"response-timeout" default:"5m" min:"1s" max:"24h" help:"Time Matomo has to begin its answer to a request that was passed on; then the answer is 504."`
+	StallTimeout        time.Duration `name:"stall-timeout" default:"1m" min:"1s" max:"1h" help:"Time without progress after which a client that sends a body to Matomo or takes an answer is given up."`
+	UpstreamConnections int           `name:"upstream-connections" default:"256" min:"1" max:"65536" help:"Requests that are passed to Matomo at the same time. As many more wait for proxy.connect-timeout; others are answered 503."`
 }
 
 // AssetSettings says how Matomo's public files are kept and served.
