@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"net/http"
 	"net/netip"
@@ -76,9 +75,6 @@ type accessEntry struct {
 	handled   string
 	hits      int
 }
-
-// requestID gives the id that a request's context holds, "" without one.
-func requestID(context.Context) string { return "" }
 
 // log writes down a request of the fast path that was answered.
 func (c *fastConn) log(format *accessFormat, a *answer, began time.Time) {

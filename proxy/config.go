@@ -81,6 +81,15 @@ type Config struct {
 	Upstream *url.URL       // Matomo's address, with its base path
 	Trusted  []netip.Prefix // peers whose forwarding headers are believed
 	Expose   string         // [ExposeAll] when empty
+	Host     string         // [HostClient] when empty
+	Way      Upstream       // to Matomo; zero fields take their defaults
+
+	// AddressHeader is a header of the operator's own from which Matomo learns the
+	// visitor's address, besides X-Forwarded-For; "" is none. Nobody else may send it.
+	AddressHeader string
+
+	HTTP      string // [HTTPServe] when empty
+	HTTPSPort int    // to which [HTTPRedirect] sends; 443 when zero
 
 	// See [Tunables].
 	ProxyProtocol   []netip.Prefix
@@ -151,6 +160,8 @@ type Config struct {
 const (
 	defaultCustomTimestampAge = 24 * time.Hour
 	defaultCookieExpire       = 393 * 24 * time.Hour
+	defaultHTTPSPort          = 443
+	maxPort                   = 1<<16 - 1
 )
 
 // withDefaults fills in what the caller left open and names every fault.
@@ -160,11 +171,16 @@ func (c Config) withDefaults() (Config, error) {
 	c.ProxyProtocol, c.ResponseHeaders, c.HSTS = t.ProxyProtocol, t.ResponseHeaders, t.HSTS
 	setDefault(&c.CustomTimestampAge, defaultCustomTimestampAge)
 	setDefault(&c.Expose, ExposeAll)
+	setDefault(&c.Host, HostClient)
+	setDefault(&c.HTTP, HTTPServe)
+	setDefault(&c.HTTPSPort, defaultHTTPSPort)
 	setDefault(&c.CookieIgnoreName, "matomo_ignore")
 	setDefault(&c.CookieVisitorName, "_pk_uid")
 	setDefault(&c.CookieExpire, defaultCookieExpire)
 
-	faults := []error{err}
+	var wayErr error
+	c.Way, wayErr = c.Way.withDefaults()
+	faults := []error{err, wayErr}
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("proxy: "+format, args...))
 	}
@@ -184,6 +200,15 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Expose != ExposeAll && c.Expose != ExposeTrackingOnly {
 		fault("expose %q, want %q or %q", c.Expose, ExposeAll, ExposeTrackingOnly)
+	}
+	if c.Host != HostUpstream && c.Host != HostClient {
+		fault("host %q, want %q or %q", c.Host, HostUpstream, HostClient)
+	}
+	if c.HTTP != HTTPServe && c.HTTP != HTTPRedirect {
+		fault("plain listener %q, want %q or %q", c.HTTP, HTTPServe, HTTPRedirect)
+	}
+	if c.HTTPSPort < 1 || c.HTTPSPort > maxPort {
+		fault("port %d of HTTPS, want 1 to %d", c.HTTPSPort, maxPort)
 	}
 	if c.MaskAddress < 0 || c.MaskAddress > maxMask {
 		fault("%d bytes of addresses to mask, want 0 to %d", c.MaskAddress, maxMask)

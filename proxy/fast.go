@@ -115,6 +115,9 @@ func (s *Server) serveConn(conn net.Conn) {
 	c.request.peer, c.request.peerText, c.request.https = peer, peer.String(), https
 	c.request.keep, c.request.files = s.cfg.KeepHeaders, s.cfg.Files
 	c.fresh.Store(true)
+	if s.cfg.HTTP == HTTPRedirect && !https {
+		c.request.files = nil
+	}
 	err := c.serve()
 
 	if err == errDeclined {

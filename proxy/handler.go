@@ -54,19 +54,30 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			note.hits = s.serveTracking(w, r, at)
 			return
 		}
-		if !s.mayForward(w, r) {
+		r = s.identified(r)
+		if mayLeave(r) {
+			s.metrics.badInput("path")
+			s.page(w, r, http.StatusBadRequest)
+			return
+		}
+		if r.TLS == nil && s.redirects(w, r) || !s.mayForward(w, r) {
+			return
+		}
+		if r.Host != "" && !plainHost(r.Host) {
+			s.metrics.badInput("host")
+			s.page(w, r, http.StatusBadRequest)
+			return
+		}
+		if s.cfg.Expose == ExposeTrackingOnly && !s.exposed(w, r) {
+			s.page(w, r, http.StatusNotFound)
 			return
 		}
 		if s.cfg.Files != nil && s.cfg.Files.Claims(r) {
 			note.handled, counting.file = handledAsset, true
-			s.cfg.Files.Serve(w, r, s.proxy)
+			s.cfg.Files.Serve(w, r, http.HandlerFunc(s.forward))
 			return
 		}
-		if s.cfg.Expose == ExposeTrackingOnly {
-			http.NotFound(w, r)
-			return
-		}
-		s.proxy.ServeHTTP(w, r)
+		s.forward(w, r)
 	}
 }
 

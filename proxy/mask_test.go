@@ -275,7 +275,7 @@ func TestErrorsWithAddressesAreNotLogged(t *testing.T) {
 			}
 			lost := &net.OpError{Op: "read", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 213)}, Err: errors.New("timeout")}
 			s.newHTTPServer().ErrorLog.Print("http: panic serving 192.0.2.213:5: x")
-			s.proxy.ErrorHandler(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), lost)
+			s.passing.ErrorHandler(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil), lost)
 			if got := strings.Count(log.String(), "192.0.2.213"); (got == 2) != tt.wants || (got == 0) == tt.wants {
 				t.Errorf("logged\n%s", log.String())
 			}

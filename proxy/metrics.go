@@ -53,6 +53,12 @@ func (m *instruments) badInput(reason string) {
 	m.set.GetOrCreateCounter(`sluice_proxy_bad_input_total{reason="` + reason + `"}`).Inc()
 }
 
+// upstreamError counts a request that was not passed to Matomo, or not answered as a
+// whole. Causes are a closed list.
+func (m *instruments) upstreamError(cause string) {
+	m.set.GetOrCreateCounter(`sluice_proxy_upstream_errors_total{cause="` + cause + `"}`).Inc()
+}
+
 // code counts a request by the class of its answer's status.
 func (m *instruments) code(status int) {
 	if class := status / 100; 1 <= class && class <= 5 {

@@ -9,9 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -20,70 +18,12 @@ import (
 )
 
 const (
-	dialTimeout = 5 * time.Second
 	// directTimeout is how long a client waits for Matomo when its hit passes the
 	// queue by.
 	directTimeout = 30 * time.Second
-	// idleToUpstream is how many connections to Matomo are kept open.
-	idleToUpstream = 64
 	// maxRelayed bounds Matomo's answer to one hit, in bytes.
 	maxRelayed = 1 << 20
 )
-
-// newTransport makes a way to Matomo. Without reuse a request is never sent
-// twice: net/http repeats one whose kept connection breaks, and Matomo could
-// have recorded the first.
-func newTransport(timeout time.Duration, reuse bool) *http.Transport {
-	return &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSHandshakeTimeout:   2 * dialTimeout,
-		ResponseHeaderTimeout: timeout,
-		MaxIdleConnsPerHost:   idleToUpstream,
-		IdleConnTimeout:       time.Minute,
-		DisableCompression:    true, // answers go to the client as they come
-		DisableKeepAlives:     !reuse,
-	}
-}
-
-// reverseProxy forwards requests to Matomo as they are. Matomo learns the
-// client's address, and the host and scheme that the client used, from
-// X-Forwarded headers; those that came from an untrusted peer are dropped.
-func (s *Server) reverseProxy(transport *http.Transport) *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Transport:     transport,
-		FlushInterval: -1, // whatever Matomo sends is passed on at once
-		ErrorLog:      nil,
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(s.cfg.Upstream)
-			if s.trustsRemote(r.In.RemoteAddr) {
-				r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
-			}
-			r.SetXForwarded()
-			if proto := r.In.Header["X-Forwarded-Proto"]; len(proto) > 0 && s.trustsRemote(r.In.RemoteAddr) {
-				r.Out.Header["X-Forwarded-Proto"] = proto
-			}
-		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if recorder, ok := w.(*recorder); ok {
-				recorder.err = err
-				return
-			}
-			if r.Context().Err() == nil {
-				s.metrics.badInput("upstream")
-				s.detail.Debug("request not forwarded", "err", err)
-			}
-			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			w.Header().Set("Cache-Control", "no-store")
-			w.WriteHeader(http.StatusBadGateway)
-			_, _ = io.WriteString(w, "Matomo does not answer.\n") // the client may be gone
-		},
-	}
-}
-
-func (s *Server) trustsRemote(remote string) bool {
-	ap, err := netip.ParseAddrPort(remote)
-	return err == nil && s.endpoint.trusts(canonical(ap.Addr()))
-}
 
 // A relay is Matomo's answer to a hit that passed the queue by.
 type relay struct {
@@ -109,6 +49,11 @@ func (s *Server) passDirectly(ctx context.Context, r *request) (*relay, error) {
 		}
 	}
 	out = out.WithContext(ctx)
+	url := *out.URL
+	url.Path, url.RawPath = cleanPath(url.Path), "" // as the hit was read, and never above Matomo's base
+	out.URL = &url
+	out.Header = out.Header.Clone()
+	out.Header.Del("Upgrade")
 	out.Body = io.NopCloser(bytes.NewReader(r.body))
 	out.ContentLength = int64(len(r.body))
 	out.TransferEncoding = nil

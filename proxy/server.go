@@ -27,7 +27,9 @@ type Server struct {
 	detail   *slog.Logger // for errors that may name a client's address
 	metrics  *instruments
 	endpoint endpoint
-	proxy    *httputil.ReverseProxy
+	passing  *httputil.ReverseProxy
+	gate     *turnstile // in front of passing
+	buffers  copyBuffers
 	direct   *httputil.ReverseProxy // for hits that pass the queue by
 	bodies   budget
 	places   *places
@@ -86,9 +88,19 @@ func New(cfg Config, q Appender, sites Sites, log *slog.Logger, set *metrics.Set
 	if cfg.CollapseRetries {
 		s.endpoint.retries = newRetries()
 	}
-	s.proxy = s.reverseProxy(newTransport(cfg.Limits.ProxyTimeout, true))
-	s.direct = s.reverseProxy(newTransport(directTimeout, false))
+	s.usePaths((&net.Dialer{Timeout: cfg.Way.ConnectTimeout}).DialContext)
 	return s, nil
+}
+
+// usePaths makes the two ways to Matomo. A hit that passes the queue by is never sent
+// twice, so its way keeps no connection that could break.
+func (s *Server) usePaths(dial dialer) {
+	s.gate = newTurnstile(s.cfg.Way)
+	fresh := newTransport(s.cfg.Way, dial, false)
+	s.passing = s.newForwarder(repeater{kept: newTransport(s.cfg.Way, dial, true), fresh: fresh}, s.notForwarded)
+	s.direct = s.newForwarder(fresh, func(w http.ResponseWriter, _ *http.Request, err error) {
+		w.(*recorder).err = err // nobody else calls it
+	})
 }
 
 // Started is closed when the listeners are open.

@@ -113,8 +113,8 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 		requests++
 		mu.Unlock()
 		body, _ := io.ReadAll(in.Body)
-		w.Header().Set("X-Seen", fmt.Sprintf("%s %s for=%s proto=%s fhost=%s", in.Method, in.URL.RequestURI(),
-			in.Header.Get("X-Forwarded-For"), in.Header.Get("X-Forwarded-Proto"), in.Header.Get("X-Forwarded-Host")))
+		w.Header().Set("X-Seen", fmt.Sprintf("%s %s for=%s proto=%s host=%s", in.Method, in.URL.RequestURI(),
+			in.Header.Get("X-Forwarded-For"), in.Header.Get("X-Forwarded-Proto"), in.Host+in.Header.Get("X-Forwarded-Host")))
 		w.Header().Set("Content-Type", "text/x-matomo")
 		w.WriteHeader(http.StatusTeapot)
 		_, _ = w.Write(append([]byte("matomo got "), body...))

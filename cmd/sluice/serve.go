@@ -248,6 +248,10 @@ func (e *edge) buildProxy() error {
 		ThirdPartyCookie: s.Matomo.ThirdParty == "on", CookiePath: s.Matomo.CookiePath, CookieDomain: s.Matomo.CookieDomain,
 		CookieExpire: s.Matomo.CookieExpire, DoNotTrack: s.Matomo.DoNotTrack == "on", KeepHeaders: keptHeaders(s.Sink.HeaderGroups),
 		CustomTimestampAge: s.Matomo.CustomTimestamp, BulkRequiresAuth: s.Matomo.BulkAuth == "on", OpenTracking: s.Matomo.TrackingAuth == "off",
+		Host: string(s.Proxy.Host), HTTP: string(s.Proxy.HTTP), HTTPSPort: s.Proxy.HTTPSPort, AddressHeader: s.Sink.ForwardHeader,
+		Way: proxy.Upstream{
+			ConnectTimeout: s.Proxy.ConnectTimeout, ResponseTimeout: s.Proxy.ResponseTimeout, StallTimeout: s.Proxy.StallTimeout, Connections: s.Proxy.UpstreamConnections,
+		},
 		ShutdownDelay: s.Shutdown.Delay, Grace: s.Shutdown.Grace,
 		PassThrough: passThrough(e.sink.Healthy, e.queue.PendingOf), Ready: e.queue.Ready, Files: publicFiles{e.assets},
 	}

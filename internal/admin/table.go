@@ -31,6 +31,7 @@ var Table = []Metric{
 	{"sluice_proxy_requests_total", CounterType, "Requests on the public listener by status code."},
 	{"sluice_proxy_request_seconds", HistogramType, "Time from a tracking request being read to its answer, in seconds."},
 	{"sluice_proxy_bad_input_total", CounterType, "Requests that were refused for what they contain, by reason."},
+	{"sluice_proxy_upstream_errors_total", CounterType, "Requests that Matomo gave no whole answer to, by cause: connect (no connection), timeout, busy (proxy.upstream-connections are taken), broken (the connection broke before the answer), cut (within it)."},
 
 	{"sluice_proxy_connections", GaugeType, "Open connections on the public listener."},
 	{"sluice_proxy_shed_connections_total", CounterType, "Connections that waited for a request and were closed, since all places (proxy.max-connections) were taken."},

@@ -116,32 +116,39 @@ type TLSSettings struct {
 
 // ProxySettings says whom the public listener believes and what it bears.
 type ProxySettings struct {
-	Trusted         []Prefix         `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none." reload:"yes"`
-	ProtocolTrusted []Prefix         `name:"protocol-trusted" placeholder:"CIDR" help:"Balancers that begin each connection with a header of the PROXY protocol (version 1 or 2). It is required of them and read from nobody else. Default: none." reload:"yes"`
-	MaskAddress     int              `name:"mask-address" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
-	CollapseRetries Choice           `name:"collapse-retries" oneof:"on,off" default:"on" help:"on stores a hit once that matomo.js sends a second time because it did not get the answer; what that means: docs/design.md, Retries of browsers."`
-	Expose          Choice           `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
-	MaxConnections  int              `name:"max-connections" default:"16384" min:"16" max:"1000000" help:"Connections at the same time; the limit on open files lowers it further." reload:"yes"`
-	MaxHeader       ByteSize         `name:"max-header" default:"32KiB" min:"4KiB" max:"1MiB" help:"Size of a request's head." reload:"yes"`
-	MaxBody         ByteSize         `name:"max-body" default:"8MiB" min:"64KiB" max:"64MiB" help:"Size of the body of a tracking request, as PHP's post_max_size." reload:"yes"`
-	BodyMemory      ByteSize         `name:"body-memory" default:"64MiB" min:"8MiB" max:"16GiB" help:"Memory for large bodies of all tracking requests together." reload:"yes"`
-	HeaderTimeout   time.Duration    `name:"header-timeout" default:"10s" min:"1s" max:"5m" help:"Time a client has for the TLS handshake and for a request's head." reload:"yes"`
-	BodyTimeout     time.Duration    `name:"body-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to send the body of a tracking request." reload:"yes"`
-	WriteTimeout    time.Duration    `name:"write-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to take the answer to a tracking request." reload:"yes"`
-	IdleTimeout     time.Duration    `name:"idle-timeout" default:"2m" min:"1s" max:"1h" help:"Time a connection may stay open without a request." reload:"yes"`
-	PerAddress      int              `name:"connections-per-address" default:"1000" min:"0" max:"1000000" help:"Connections that one address (IPv6: one /64) may have open, those of proxy.trusted apart; 0 is no limit." reload:"yes"`
-	AddressRate     int              `name:"address-rate" default:"0" min:"0" max:"1000000" help:"Requests per second of one visitor's address (IPv6: one /64) that would store hits or be forwarded; beyond it the answer is 429. 0 is no limit." reload:"yes"`
-	AddressBurst    int              `name:"address-burst" default:"0" min:"0" max:"1000000" help:"Requests of one address at once; 0 is ten seconds of proxy.address-rate." reload:"yes"`
-	SiteRate        int              `name:"site-rate" default:"0" min:"0" max:"1000000" help:"Hits per second of one site; beyond it the answer is 429. 0 is no limit." reload:"yes"`
-	SiteBurst       int              `name:"site-burst" default:"0" min:"0" max:"1000000" help:"Hits of one site at once; 0 is ten seconds of proxy.site-rate. A larger bulk is taken when nothing of it is used up." reload:"yes"`
-	RateExempt      []Prefix         `name:"rate-exempt" placeholder:"CIDR" help:"Visitors' addresses to which no rate applies, and whose hits do not count for their site's: importers, servers that report for many. Default: none." reload:"yes"`
-	AccessLog       Choice           `name:"access-log" oneof:"off,combined,json" default:"off" help:"Access log: off, combined (as Apache and nginx), or json (an object a line)." reload:"yes"`
-	AccessLogFile   string           `name:"access-log-file" default:"-" placeholder:"FILE" help:"File of the access log; - is standard output." reload:"yes"`
-	AccessLogMask   int              `name:"access-log-mask" default:"2" min:"0" max:"4" help:"Bytes of addresses that are set to zero in the access log, 0 to 4; at least proxy.mask-address." reload:"yes"`
-	AccessLogQuery  Choice           `name:"access-log-query" oneof:"off,on" default:"off" help:"on: the access log has queries, with tokens and passwords masked. off: it has none, nor those of referers." reload:"yes"`
-	ResponseHeaders []ResponseHeader `name:"response-headers" placeholder:"HEADER" help:"Headers of all answers, such as X-Frame-Options: DENY; they replace Matomo's of the same name. A comma parts two of them where the name of another and a colon follow. Default: none." reload:"yes"`
-	HSTS            time.Duration    `name:"hsts" default:"0" min:"1s" max:"87600h" zero:"off" help:"How long browsers shall use HTTPS only for this host, such as 8760h; sent with answers over HTTPS. 0 is off." reload:"yes"`
-	ForwardTimeout  time.Duration    `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer." reload:"yes"`
+	Trusted             []Prefix         `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none." reload:"yes"`
+	ProtocolTrusted     []Prefix         `name:"protocol-trusted" placeholder:"CIDR" help:"Balancers that begin each connection with a header of the PROXY protocol (version 1 or 2). It is required of them and read from nobody else. Default: none." reload:"yes"`
+	MaskAddress         int              `name:"mask-address" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
+	CollapseRetries     Choice           `name:"collapse-retries" oneof:"on,off" default:"on" help:"on stores a hit once that matomo.js sends a second time because it did not get the answer; what that means: docs/design.md, Retries of browsers."`
+	Expose              Choice           `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
+	Host                Choice           `name:"host" oneof:"client,upstream" default:"client" help:"Host header of requests that are passed to Matomo: client (that the client asked, which Matomo compares with its trusted_hosts) or upstream (that of matomo.url, where a web server tells sites by it; Matomo then needs proxy_host_headers[])."`
+	HTTP                Choice           `name:"http" oneof:"serve,redirect" default:"serve" help:"redirect sends what comes to listen-http to HTTPS, but for hits and health paths; serve serves it."`
+	HTTPSPort           int              `name:"https-port" default:"443" min:"1" max:"65535" help:"Port to which proxy.http redirect sends."`
+	MaxConnections      int              `name:"max-connections" default:"16384" min:"16" max:"1000000" help:"Connections at the same time; the limit on open files lowers it further." reload:"yes"`
+	MaxHeader           ByteSize         `name:"max-header" default:"32KiB" min:"4KiB" max:"1MiB" help:"Size of a request's head." reload:"yes"`
+	MaxBody             ByteSize         `name:"max-body" default:"8MiB" min:"64KiB" max:"64MiB" help:"Size of the body of a tracking request, as PHP's post_max_size." reload:"yes"`
+	BodyMemory          ByteSize         `name:"body-memory" default:"64MiB" min:"8MiB" max:"16GiB" help:"Memory for large bodies of all tracking requests together." reload:"yes"`
+	HeaderTimeout       time.Duration    `name:"header-timeout" default:"10s" min:"1s" max:"5m" help:"Time a client has for the TLS handshake and for a request's head." reload:"yes"`
+	BodyTimeout         time.Duration    `name:"body-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to send the body of a tracking request." reload:"yes"`
+	WriteTimeout        time.Duration    `name:"write-timeout" default:"30s" min:"1s" max:"1h" help:"Time a client has to take the answer to a tracking request." reload:"yes"`
+	IdleTimeout         time.Duration    `name:"idle-timeout" default:"2m" min:"1s" max:"1h" help:"Time a connection may stay open without a request." reload:"yes"`
+	PerAddress          int              `name:"connections-per-address" default:"1000" min:"0" max:"1000000" help:"Connections that one address (IPv6: one /64) may have open, those of proxy.trusted apart; 0 is no limit." reload:"yes"`
+	AddressRate         int              `name:"address-rate" default:"0" min:"0" max:"1000000" help:"Requests per second of one visitor's address (IPv6: one /64) that would store hits or be forwarded; beyond it the answer is 429. 0 is no limit." reload:"yes"`
+	AddressBurst        int              `name:"address-burst" default:"0" min:"0" max:"1000000" help:"Requests of one address at once; 0 is ten seconds of proxy.address-rate." reload:"yes"`
+	SiteRate            int              `name:"site-rate" default:"0" min:"0" max:"1000000" help:"Hits per second of one site; beyond it the answer is 429. 0 is no limit." reload:"yes"`
+	SiteBurst           int              `name:"site-burst" default:"0" min:"0" max:"1000000" help:"Hits of one site at once; 0 is ten seconds of proxy.site-rate. A larger bulk is taken when nothing of it is used up." reload:"yes"`
+	RateExempt          []Prefix         `name:"rate-exempt" placeholder:"CIDR" help:"Visitors' addresses to which no rate applies, and whose hits do not count for their site's: importers, servers that report for many. Default: none." reload:"yes"`
+	AccessLog           Choice           `name:"access-log" oneof:"off,combined,json" default:"off" help:"Access log: off, combined (as Apache and nginx), or json (an object a line)." reload:"yes"`
+	AccessLogFile       string           `name:"access-log-file" default:"-" placeholder:"FILE" help:"File of the access log; - is standard output." reload:"yes"`
+	AccessLogMask       int              `name:"access-log-mask" default:"2" min:"0" max:"4" help:"Bytes of addresses that are set to zero in the access log, 0 to 4; at least proxy.mask-address." reload:"yes"`
+	AccessLogQuery      Choice           `name:"access-log-query" oneof:"off,on" default:"off" help:"on: the access log has queries, with tokens and passwords masked. off: it has none, nor those of referers." reload:"yes"`
+	ResponseHeaders     []ResponseHeader `name:"response-headers" placeholder:"HEADER" help:"Headers of all answers, such as X-Frame-Options: DENY; they replace Matomo's of the same name. A comma parts two of them where the name of another and a colon follow. Default: none." reload:"yes"`
+	HSTS                time.Duration    `name:"hsts" default:"0" min:"1s" max:"87600h" zero:"off" help:"How long browsers shall use HTTPS only for this host, such as 8760h; sent with answers over HTTPS. 0 is off." reload:"yes"`
+	ForwardTimeout      time.Duration    `name:"forward-timeout" default:"30m" min:"1s" max:"24h" help:"Time a request that is passed to Matomo may take with its answer." reload:"yes"`
+	ConnectTimeout      time.Duration    `name:"connect-timeout" default:"5s" min:"100ms" max:"1m" help:"Time to connect to Matomo, and to wait for one of proxy.upstream-connections; then the answer is 502, 503 or 504."`
+	ResponseTimeout     time.Duration    `name:"response-timeout" default:"5m" min:"1s" max:"24h" help:"Time Matomo has to begin its answer to a request that was passed on; then the answer is 504."`
+	StallTimeout        time.Duration    `name:"stall-timeout" default:"1m" min:"1s" max:"1h" help:"Time without progress after which a client that sends a body to Matomo or takes an answer is given up."`
+	UpstreamConnections int              `name:"upstream-connections" default:"256" min:"1" max:"65536" help:"Requests that are passed to Matomo at the same time. As many more wait for proxy.connect-timeout; others are answered 503."`
 }
 
 // AssetSettings says how Matomo's public files are kept and served.
