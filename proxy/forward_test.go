@@ -89,7 +89,12 @@ func TestForwardedHeaders(t *testing.T) {
 
 func TestHostHeader(t *testing.T) {
 	for mode, want := range map[string]string{HostUpstream: "127.0.0.1", HostClient: "stats.example"} {
-		r := passTo(t, func(w http.ResponseWriter, in *http.Request) { io.WriteString(w, in.Host+" "+in.URL.RawQuery) }, func(c *Config) { c.Host = mode })
+		r := passTo(t, func(w http.ResponseWriter, in *http.Request) { 
+			if told := in.Header.Get("X-Forwarded-Host"); (told == "stats.example") != (mode == HostUpstream) {
+				t.Errorf("%s: X-Forwarded-Host is %q", mode, told)
+			}
+			io.WriteString(w, in.Host+" "+in.URL.RawQuery)
+		}, func(c *Config) { c.Host = mode })
 		a := r.exchange(t, get("/index.php?a=1;b=%zz"))
 		if host, _, _ := strings.Cut(a.body, ":"); host != want && !strings.HasPrefix(a.body, want+" ") {
 			t.Errorf("%s: Matomo was asked as %q, want %q", mode, a.body, want)

@@ -113,8 +113,8 @@ type ProxySettings struct {
 	Trusted         []Prefix      `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none."`
 	MaskAddress     int           `name:"mask-address" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
 	CollapseRetries Choice        `name:"collapse-retries" oneof:"on,off" default:"on" help:"on stores a hit once that matomo.js sends a second time because it did not get the answer; what that means: docs/design.md, Retries of browsers."`
-	Expose          Choice        `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
-	Host            Choice        `name:"host" oneof:"upstream,client" default:"upstream" help:"Host header of requests that are passed to Matomo: upstream (that of matomo.url) or client (that the client asked). Either way X-Forwarded-Host has the client's."`
+	Expose          Choice        `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there, but for public files and the opt-out."`
+	Host            Choice        `name:"host" oneof:"upstream,client" default:"upstream" help:"Host header of requests that are passed to Matomo: upstream (that of matomo.url) or client (that the client asked). With upstream X-Forwarded-Host has the client's. docs/operations.md, Behind a balancer."`
 	HTTP            Choice        `name:"http" oneof:"serve,redirect" default:"serve" help:"redirect sends what comes to listen-http to HTTPS, but for hits and health paths; serve serves it."`
 	HTTPSPort       int           `name:"https-port" default:"443" min:"1" max:"65535" help:"Port to which proxy.http redirect sends."`
 	MaxConnections  int           `name:"max-connections" default:"16384" min:"16" max:"1000000" help:"Connections at the same time; the limit on open files lowers it further."`
