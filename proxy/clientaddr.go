@@ -26,17 +26,7 @@ func (e *endpoint) clientAddress(r *request, before string) string {
 // only Forwarded must therefore remove the other header, which a client could have
 // sent. At an entry that is no address the last good one is taken.
 func (e *endpoint) visitor(r *request) netip.Addr {
-	address, _ := e.walk(r, nil)
-	return address
-}
-
-// walk gives the visitor's address, and appends to hops, unless that is nil, the peer
-// and all addresses on the way to it.
-func (e *endpoint) walk(r *request, hops []netip.Addr) (visitor netip.Addr, _ []netip.Addr) {
 	address := r.peer
-	if hops != nil {
-		hops = append(hops, address)
-	}
 	next := forwardedForFromRight
 	list := r.forwardedFor
 	if list == nil {
@@ -52,11 +42,8 @@ func (e *endpoint) walk(r *request, hops []netip.Addr) (visitor netip.Addr, _ []
 			break
 		}
 		address = hop
-		if hops != nil {
-			hops = append(hops, address)
-		}
 	}
-	return address, hops
+	return address
 }
 
 // maxHops bounds how many trusted proxies may stand one behind the other.

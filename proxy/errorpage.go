@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // silent is for what is counted and logged elsewhere.
@@ -18,7 +19,12 @@ func (s *Server) notForwarded(w http.ResponseWriter, r *http.Request, err error)
 	ctx := r.Context()
 	gone := ctx.Err() != nil && !errors.Is(context.Cause(ctx), errForwardTimeout) && !errors.Is(ctx.Err(), context.DeadlineExceeded)
 	f := forwardingOf(ctx)
-	if f != nil && f.clientFailed.Load() && !gone {
+	if client, ok := w.(*clientWriter); ok {
+		w = client.ResponseWriter // which does not give up at the end of the request's time
+		f.write(time.Now().Add(pageTime))
+	}
+	// net/http ends the context, too, when a body does not come.
+	if f != nil && (f.clientFailed.Load() || gone && f.awaiting.Load()) {
 		w.Header().Set("Connection", "close")
 		s.page(w, r, http.StatusRequestTimeout)
 		return

@@ -26,7 +26,7 @@ func (s *Server) exposed(w http.ResponseWriter, r *http.Request) bool {
 	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
 	p := r.URL.Path
 	switch {
-	case r.URL.RawPath != "" || r.URL.Opaque != "":
+	case r.URL.RawPath != "" || r.URL.Opaque != "" || strings.Contains(p, ".php/"):
 		return false
 	case p == "/" || p == "/index.php":
 		return s.optOut(w, r, reading)
@@ -62,7 +62,8 @@ func (s *Server) optOut(w http.ResponseWriter, r *http.Request, reading bool) bo
 	case bodyless:
 		return true
 	}
-	if !strings.EqualFold(strings.TrimSpace(r.Header.Get("Content-Type")), "application/x-www-form-urlencoded") ||
+	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	if !strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") ||
 		len(r.Header["Content-Type"]) != 1 || r.Header["Content-Encoding"] != nil || r.ContentLength > maxOptOutBody {
 		return false
 	}

@@ -34,7 +34,9 @@ type forwarding struct {
 	timer   *time.Timer // ends the request's context
 	done    atomic.Bool // the client's connection belongs to its next request
 
-	clientFailed atomic.Bool // the client did not send its body
+	awaiting     atomic.Bool // the client's body is being read
+	clientFailed atomic.Bool // the client did not send it
+	slow         atomic.Bool // the client did not take the answer
 }
 
 // forwardKey is under which a request's context has its forwarding.
@@ -65,8 +67,8 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	f.timer = time.AfterFunc(took, func() { cancel(errForwardTimeout) })
 	defer f.timer.Stop()
 	defer f.done.Store(true)
-	f.read(f.end)
-	f.write(f.end)
+	f.read(f.last())
+	f.write(f.last())
 
 	r = r.WithContext(context.WithValue(ctx, forwardKey{}, f))
 	if !wantsWebSocket(r.Header) || s.cfg.Expose == ExposeTrackingOnly {
@@ -84,6 +86,13 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 // deadlines, such as one that gathers an answer, does without.
 func (f *forwarding) read(t time.Time)  { _ = f.control.SetReadDeadline(t) }
 func (f *forwarding) write(t time.Time) { _ = f.control.SetWriteDeadline(t) }
+
+// pageTime is how long a client has to take a page that says why there is no answer.
+const pageTime = 5 * time.Second
+
+// last is when the connection ends by itself. Were it the end, the client would be
+// taken for gone, and could not be told.
+func (f *forwarding) last() time.Time { return f.end.Add(pageTime) }
 
 // soon is when a client that makes no progress is given up.
 func (f *forwarding) soon() time.Time {
@@ -107,7 +116,11 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	b.f.read(b.f.soon())
+	b.f.awaiting.Store(true)
 	n, err := b.ReadCloser.Read(p)
+	if err == nil || err == io.EOF {
+		b.f.awaiting.Store(false)
+	}
 	if err != nil && err != io.EOF && !b.f.done.Load() {
 		b.f.clientFailed.Store(true)
 		if isTimeout(err) {
@@ -117,7 +130,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		}
 	}
 	if !b.f.done.Load() {
-		b.f.read(b.f.end) // an expired deadline would end the request
+		b.f.read(b.f.last()) // an expired deadline would end the request
 	}
 	return n, err
 }
@@ -150,10 +163,12 @@ func (w *clientWriter) FlushError() error {
 
 func (w *clientWriter) finish(err error) {
 	if isTimeout(err) {
-		w.f.s.metrics.badInput("slow_reader")
+		if w.f.slow.CompareAndSwap(false, true) { // each later write fails as well
+			w.f.s.metrics.badInput("slow_reader")
+		}
 		return
 	}
-	w.f.write(w.f.end)
+	w.f.write(w.f.last())
 }
 
 // Unwrap is how [http.ResponseController] finds the connection.

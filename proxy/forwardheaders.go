@@ -11,8 +11,8 @@ import (
 
 // What [Config.Host] may say.
 const (
-	HostUpstream = "upstream" // Matomo gets the host of [Config.Upstream]
-	HostClient   = "client"   // Matomo gets the host that the client asked
+	HostUpstream = "upstream" // Matomo gets the host of [Config.Upstream], and X-Forwarded-Host
+	HostClient   = "client"   // Matomo gets the host that the client asked, and no X-Forwarded-Host
 )
 
 // learnedHeaders are those from which Matomo, its server or a framework can be made to
@@ -60,7 +60,7 @@ func (s *Server) rewrite(r *httputil.ProxyRequest) {
 	request := s.addressed(in)
 	trusted := s.endpoint.trusts(request.peer)
 	for name := range out.Header {
-		if neverPassed(name) || !trusted && tellsOrigin(name) || strings.EqualFold(name, s.cfg.AddressHeader) {
+		if neverPassed(name) || !trusted && tellsOrigin(name) {
 			delete(out.Header, name)
 		}
 	}
@@ -75,11 +75,16 @@ func (s *Server) rewrite(r *httputil.ProxyRequest) {
 	// httputil leaves out pairs that Go cannot read; PHP can.
 	out.URL.RawQuery = in.URL.RawQuery
 	host := forwardedHost(in, trusted)
+	told := host
 	if s.cfg.Host == HostClient && host != "" {
-		out.Host = host
+		// Matomo checks Host against its trusted_hosts, and X-Forwarded-Host not.
+		out.Host, told = host, ""
 	}
 
-	visitor, hops := s.endpoint.walk(&request, make([]netip.Addr, 0, 4))
+	visitor := ""
+	if a := s.endpoint.visitor(&request); a.IsValid() {
+		visitor = a.String()
+	}
 	set := func(name, value string) {
 		if value == "" {
 			out.Header.Del(name)
@@ -87,36 +92,15 @@ func (s *Server) rewrite(r *httputil.ProxyRequest) {
 		}
 		out.Header[name] = []string{value}
 	}
-	set("X-Forwarded-For", chainText(hops))
-	if s.cfg.Host == HostClient {
-		// Matomo believes this one without asking its trusted_hosts, as it does Host.
-		set("X-Forwarded-Host", "")
-	} else {
-		set("X-Forwarded-Host", host)
-	}
+	set("X-Forwarded-For", visitor)
+	set("X-Forwarded-Host", told)
 	proto := forwardedProto(in, trusted)
 	set("X-Forwarded-Proto", proto)
 	set("X-Forwarded-Port", forwardedPort(in, trusted, host, proto))
 	set(requestIDHeader, requestID(in.Context()))
-	if name := http.CanonicalHeaderKey(s.cfg.AddressHeader); name != "" && name != "X-Forwarded-For" && visitor.IsValid() {
-		set(name, visitor.String())
+	if name := http.CanonicalHeaderKey(s.cfg.AddressHeader); name != "" && name != "X-Forwarded-For" {
+		set(name, visitor)
 	}
-}
-
-// chainText gives the visitor and the trusted proxies behind, of which hops has the
-// nearest first. What a client wrote before its own address is not in it.
-func chainText(hops []netip.Addr) string {
-	var b []byte
-	for _, hop := range slices.Backward(hops) {
-		if !hop.IsValid() {
-			continue
-		}
-		if len(b) > 0 {
-			b = append(b, ", "...)
-		}
-		b = hop.AppendTo(b)
-	}
-	return string(b)
 }
 
 // lastOf gives the last entry of a header, which is the nearest proxy's; "" without

@@ -53,7 +53,7 @@ func hasBadSegment(p string) bool {
 	for segment := range strings.SplitSeq(p, "/") {
 		name, _, _ := strings.Cut(segment, ";")
 		// Windows drops dots and spaces at the end.
-		if name != "" && strings.Trim(name, ". ") == "" {
+		if strings.Contains(name, ".") && strings.Trim(name, ". ") == "" {
 			return true
 		}
 	}

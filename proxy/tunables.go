@@ -10,8 +10,7 @@ import (
 
 // Limits bounds what one client and all clients together may use. A reload
 // changes all of it for new requests on the fast path. What net/http serves keeps
-// HeaderBytes, HeaderTimeout, IdleTimeout and ProxyTimeout as they were at the
-// start.
+// HeaderBytes, HeaderTimeout and IdleTimeout as they were at the start.
 type Limits struct {
 	HeaderBytes   int           // request line and headers; default 32 KiB
 	BodyBytes     int64         // body of a tracking request; default 8 MiB, as PHP's post_max_size

@@ -92,7 +92,7 @@ func (t repeater) RoundTrip(r *http.Request) (*http.Response, error) {
 	first.Body = noBody{} // net/http does not repeat what has a body
 	response, err := t.kept.RoundTrip(first)
 	safe := r.Method == http.MethodGet || r.Method == http.MethodHead
-	if err == nil || !safe || answered.Load() || r.Context().Err() != nil || isTimeout(err) {
+	if err == nil || !safe || answered.Load() || r.Context().Err() != nil || isLate(err) {
 		return response, err
 	}
 	if _, ok := errors.AsType[*connectError](err); ok {
@@ -176,11 +176,17 @@ const (
 // errForwardTimeout is why a request's context ends when it has taken too long.
 var errForwardTimeout = errors.New("the request with its answer took too long")
 
+// isLate says whether an error means that some time was over, whosever it was.
+func isLate(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout() || isTimeout(err) || errors.Is(err, context.DeadlineExceeded)
+}
+
 // causeOf says why there is no answer of Matomo's, and with which status to say so.
 func causeOf(ctx context.Context, err error) (cause string, status int) {
 	_, connect := errors.AsType[*connectError](err)
 	_, distrusted := errors.AsType[*tls.CertificateVerificationError](err)
-	late := isTimeout(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(context.Cause(ctx), errForwardTimeout)
+	late := isLate(err) || errors.Is(context.Cause(ctx), errForwardTimeout)
 	status = http.StatusBadGateway
 	if late {
 		status = http.StatusGatewayTimeout
