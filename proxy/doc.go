@@ -35,6 +35,12 @@
 // net/http for the rest of its life. Both ways build the same request value and
 // run the same code behind it, so the answers are the same.
 //
+// # Where requests end
+//
+// A request that readers of HTTP could end in different places is refused with 400 and
+// its connection closed, also where net/http takes it (framing.go). A request with
+// Transfer-Encoding or Upgrade is the last of its connection.
+//
 // # Concurrency and lifetime
 //
 // [Server.Run] is called once; it owns one goroutine for each connection and

@@ -26,11 +26,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if counted, _ := r.Context().Value(connKey{}).(*countedConn); counted != nil && !counted.begin() {
 		panic(http.ErrAbortHandler) // the connection is closed, and nothing has been looked at
 	}
-	counting := &countingWriter{ResponseWriter: w, extra: s.tuned().extra(r.TLS != nil)}
+	counting := &countingWriter{ResponseWriter: w, extra: s.tuned().extra(r.TLS != nil),
+		last: r.ProtoMajor == 1 && (len(r.TransferEncoding) > 0 || r.Header["Upgrade"] != nil)}
 	note := accessNote{began: time.Now(), handled: handledProxy}
 	defer func() {
 		if counting.code == 0 {
-			counting.extra.apply(w.Header(), false) // an answer without a word
+			counting.finish(http.StatusOK) // an answer without a word
 		}
 		s.metrics.code(counting.status())
 		s.logRequest(r, counting, &note)
@@ -42,7 +43,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p := cleanPath(r.URL.Path)
 	switch {
-	case r.Method == http.MethodTrace || r.Method == http.MethodConnect:
+	case r.Method == http.MethodTrace || r.Method == http.MethodConnect || r.RequestURI == "*":
 		s.metrics.badInput("method")
 		http.Error(w, "This method is not served.", http.StatusMethodNotAllowed)
 	case len(p) >= len(ownPrefix) && p[:len(ownPrefix)] == ownPrefix:
@@ -204,6 +205,7 @@ type countingWriter struct {
 	bytes int64 // of bodies
 	extra *headerSet
 	file  bool // a copy of ours is sent
+	last  bool // the connection ends with the answer, if it goes on as HTTP at all
 }
 
 func (w *countingWriter) Write(b []byte) (int, error) {
@@ -218,9 +220,17 @@ func (w *countingWriter) Write(b []byte) (int, error) {
 func (w *countingWriter) WriteHeader(code int) {
 	if w.code == 0 && code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		w.code = code
-		w.extra.apply(w.Header(), w.file)
+		w.finish(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
+}
+
+// finish completes the headers of the answer.
+func (w *countingWriter) finish(code int) {
+	w.extra.apply(w.Header(), w.file)
+	if w.last && code != http.StatusSwitchingProtocols {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 // Unwrap lets [http.ResponseController] reach what the writer itself can do.

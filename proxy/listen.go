@@ -54,11 +54,28 @@ func (c *countedConn) Close() error {
 // read comes first. It also counts the requests that net/http refuses by itself.
 type handedConn struct {
 	net.Conn
-	s      *Server
-	unread []byte
+	s       *Server
+	unread  []byte
+	framing framing
 }
 
+// Read gives net/http what came, up to a head that it must not see the end of. From
+// there on it gives an error that makes net/http answer 400. Called by one goroutine at a
+// time, as net/http does.
 func (c *handedConn) Read(b []byte) (int, error) {
+	if c.framing.refused != "" {
+		return 0, errFraming
+	}
+	n, err := c.read(b)
+	n = c.framing.follow(b[:n])
+	if c.framing.refused != "" {
+		c.s.metrics.badInput(c.framing.refused)
+		err = errFraming
+	}
+	return n, err
+}
+
+func (c *handedConn) read(b []byte) (int, error) {
 	if len(c.unread) > 0 {
 		n := copy(b, c.unread)
 		if c.unread = c.unread[n:]; len(c.unread) == 0 {
@@ -72,7 +89,7 @@ func (c *handedConn) Read(b []byte) (int, error) {
 // Write watches for the answers that net/http gives without asking a handler,
 // which are always one write.
 func (c *handedConn) Write(b []byte) (int, error) {
-	if reason := refusedByLibrary(b); reason != "" {
+	if reason := refusedByLibrary(b); reason != "" && c.framing.refused == "" {
 		c.s.metrics.badInput(reason)
 	}
 	return c.Conn.Write(b)

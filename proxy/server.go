@@ -235,6 +235,8 @@ func (s *Server) newHTTPServer() *http.Server {
 		WriteTimeout:      l.ProxyTimeout,
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    l.HeaderBytes,
+		// Its answer would leave the connection open behind a body that nobody follows.
+		DisableGeneralOptionsHandler: true,
 		// Its lines carry visitors' addresses, and their causes are counted.
 		ErrorLog:    slog.NewLogLogger(s.detail.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return s.hard },
