@@ -27,6 +27,11 @@
 // stored, in the environment and in the parameter cip, and no log line has it.
 // Requests that are forwarded carry the whole address.
 //
+// What is forwarded reaches [Config.Upstream] and nothing else, below its base path,
+// without headers by which a peer that is not in [Config.Trusted] could say who or
+// where it is. A request that could have reached Matomo is sent a second time only if
+// it is a GET or HEAD without a body.
+//
 // # Two ways in
 //
 // A connection is first read by a small strict loop (fast.go), which answers the

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // silent is for what is counted and logged elsewhere.
@@ -21,7 +20,6 @@ func (s *Server) notForwarded(w http.ResponseWriter, r *http.Request, err error)
 	f := forwardingOf(ctx)
 	if client, ok := w.(*clientWriter); ok {
 		w = client.ResponseWriter // which does not give up at the end of the request's time
-		f.write(time.Now().Add(pageTime))
 	}
 	// net/http ends the context, too, when a body does not come.
 	if f != nil && (f.clientFailed.Load() || gone && f.awaiting.Load()) {

@@ -22,6 +22,14 @@ func (someFiles) Serve(w http.ResponseWriter, r *http.Request, next http.Handler
 func (someFiles) Named([]byte) bool                { return false }
 func (someFiles) Wire(FileQuery) (b []byte, n int) { return nil, 0 }
 
+// wiredFiles has matomo.js in memory.
+type wiredFiles struct{ someFiles }
+
+func (wiredFiles) Named(path []byte) bool { return string(path) == "/matomo.js" }
+func (wiredFiles) Wire(FileQuery) (b []byte, status int) {
+	return []byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), http.StatusOK
+}
+
 const optOutQuery = "module=CoreAdminHome&action=optOut"
 
 func TestTrackingOnly(t *testing.T) {

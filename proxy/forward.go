@@ -78,6 +78,8 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 		// The answer may begin before the body has ended. HTTP/2 can that by itself.
 		_ = f.control.EnableFullDuplex()
 		r.Body = &clientBody{r.Body, f}
+		// net/http waits for the rest of a body that Matomo did not want.
+		defer func() { f.read(f.soon()) }()
 	}
 	s.passing.ServeHTTP(&clientWriter{w, f}, r)
 }

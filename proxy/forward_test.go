@@ -159,6 +159,40 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// TestHitsPassOnce: Matomo could have recorded the first.
+func TestHitsPassOnce(t *testing.T) {
+	address, asked := brokenMatomo(t, 1)
+	r := passToAddress(t, address, func(c *Config) { c.PassThrough = func(int64) bool { return true } })
+	r.queue.fail(errFull)
+	for _, exchange := range []func(testing.TB, string) rawAnswer{r.exchange, r.exchangeByLibrary} {
+		asked.Store(0)
+		if a := exchange(t, get(okHit)); !strings.Contains(a.status, " 503 ") || asked.Load() != 1 {
+			t.Errorf("got %s, and Matomo was asked %d times", a.status, asked.Load())
+		}
+	}
+}
+
+// TestConnectionsAreKept: many clients at once do not dial for each request.
+func TestConnectionsAreKept(t *testing.T) {
+	const clients, rounds = 100, 5
+	var dialled atomic.Int32
+	r := passTo(t, func(http.ResponseWriter, *http.Request) {}, nil)
+	r.usePaths(func(ctx context.Context, network, address string) (net.Conn, error) {
+		dialled.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, address)
+	})
+	for range rounds {
+		var all sync.WaitGroup
+		for range clients {
+			all.Go(func() { r.exchange(t, get("/x")) })
+		}
+		all.Wait()
+	}
+	if n := dialled.Load(); n > clients {
+		t.Errorf("%d connections for %d clients", n, clients)
+	}
+}
+
 func TestUpstreamErrors(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -256,6 +290,9 @@ func TestRequestIDs(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := passTo(t, seen, tt.change).exchange(t, get("/x", "X-Request-Id: "+tt.id))
+			if n := strings.Count(strings.Join(a.lines, "\n"), requestIDHeader); n != 1 {
+				t.Errorf("%d ids in the answer", n)
+			}
 			if got := a.line(requestIDHeader); got != a.body || (got == tt.id) != tt.kept || !tt.kept && len(got) != 2*newIDBytes {
 				t.Errorf("Matomo got %q, the client %q", a.body, got)
 			}
@@ -335,7 +372,7 @@ func TestRedirect(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, func(c *Config) {
-				c.HTTP = HTTPRedirect
+				c.HTTP, c.Files = HTTPRedirect, wiredFiles{}
 				if tt.change != nil {
 					tt.change(c)
 				}

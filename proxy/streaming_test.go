@@ -22,11 +22,21 @@ func TestStreaming(t *testing.T) {
 		_ = control.EnableFullDuplex()
 		if in.Method == http.MethodGet {
 			w.Header().Set("Content-Type", "text/event-stream")
+			if in.URL.Path == "/base/export" {
+				w.Header().Set("Content-Type", "text/csv")
+				w.Header().Set("Content-Length", "36")
+			}
 			for range 4 {
 				<-next
 				io.WriteString(w, "data: x\n\n")
 				control.Flush()
 			}
+			return
+		}
+		if in.URL.Path == "/base/late" {
+			b, _ := io.ReadAll(in.Body)
+			wait(in.Context(), 3*stall) // longer than a client may stall
+			fmt.Fprintf(w, "got %s", b)
 			return
 		}
 		for lines := bufio.NewScanner(in.Body); lines.Scan(); {
@@ -42,27 +52,39 @@ func TestStreaming(t *testing.T) {
 		t.Cleanup(client.CloseIdleConnections)
 		https, _ := r.Addrs()
 		base := "https://" + https.String()
-		t.Run("events over "+protocol, func(t *testing.T) {
-			first := time.AfterFunc(2*stall, func() { next <- struct{}{} }) // Matomo may be silent for longer
-			defer first.Stop()
-			a, err := client.Get(base + "/events")
+		for _, target := range []string{"/events", "/export"} {
+			t.Run(target+" over "+protocol, func(t *testing.T) {
+				first := time.AfterFunc(2*stall, func() { next <- struct{}{} }) // Matomo may be silent for longer
+				defer first.Stop()
+				a, err := client.Get(base + target)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer a.Body.Close()
+				if a.ProtoMajor == 2 != (protocol == "h2") {
+					t.Fatalf("got %s", a.Proto)
+				}
+				lines := bufio.NewReader(a.Body)
+				for i := range 4 {
+					if i > 0 {
+						next <- struct{}{}
+					}
+					if line, err := lines.ReadString('\n'); line != "data: x\n" {
+						t.Fatalf("event %d: got %q, %v", i, line, err)
+					}
+					lines.ReadString('\n')
+					wait(t.Context(), 2*stall)
+				}
+			})
+		}
+		t.Run("a late answer over "+protocol, func(t *testing.T) {
+			a, err := client.Post(base+"/late", "text/plain", strings.NewReader("piece 0\n"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer a.Body.Close()
-			if a.ProtoMajor == 2 != (protocol == "h2") {
-				t.Fatalf("got %s", a.Proto)
-			}
-			lines := bufio.NewReader(a.Body)
-			for i := range 4 {
-				if i > 0 {
-					next <- struct{}{}
-				}
-				if line, err := lines.ReadString('\n'); line != "data: x\n" {
-					t.Fatalf("event %d: got %q, %v", i, line, err)
-				}
-				lines.ReadString('\n')
-				wait(t.Context(), stall/2)
+			if b, err := io.ReadAll(a.Body); a.StatusCode != http.StatusOK || string(b) != "got piece 0\n" {
+				t.Errorf("got %s, %q, %v", a.Status, b, err)
 			}
 		})
 		t.Run("a body over "+protocol, func(t *testing.T) {
@@ -116,6 +138,22 @@ func TestStalledClients(t *testing.T) {
 		<-ended
 		if n := r.count(`sluice_proxy_bad_input_total{reason="slow_body"}`); n != 1 {
 			t.Errorf("counted %d", n)
+		}
+	})
+	t.Run("sending what nobody wants any more", func(t *testing.T) {
+		early := passTo(t, func(w http.ResponseWriter, in *http.Request) {
+			control := http.NewResponseController(w)
+			_ = control.EnableFullDuplex()
+			w.WriteHeader(http.StatusForbidden)
+			control.Flush()
+			_, _ = io.Copy(io.Discard, in.Body)
+		}, func(c *Config) { c.Way.StallTimeout = stall })
+		conn := early.dial(t)
+		io.WriteString(conn, "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nab")
+		began := time.Now()
+		all, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(all), "HTTP/1.1 403 ") || strings.Contains(string(all), " 408 ") || time.Since(began) > 30*stall {
+			t.Errorf("after %v: got %.200q, %v", time.Since(began), all, err)
 		}
 	})
 	t.Run("taking", func(t *testing.T) {
