@@ -183,12 +183,13 @@ func TestProxyProtocolRefused(t *testing.T) {
 // A header from somebody who is not trusted is no header but a bad request.
 func TestProxyProtocolOfStrangers(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
-	for _, header := range []string{proxyV1, proxyV16, unknown, proxyV2(0x21, 0x11, v4Block)} {
-		before := r.count(`sluice_proxy_bad_input_total{reason="request"}`)
+	for header, reason := range map[string]string{proxyV1: "request", proxyV16: "request", unknown: "request", proxyV2(0x21, 0x11, v4Block): "bare_lf"} {
+		counter := `sluice_proxy_bad_input_total{reason="` + reason + `"}`
+		before := r.count(counter)
 		if a := r.exchange(t, header+get(okHit)); !strings.Contains(a.status, " 400 ") {
 			t.Errorf("after %q: got %s, want 400", header, a.status)
 		}
-		r.until(t, func() bool { return r.count(`sluice_proxy_bad_input_total{reason="request"}`) == before+1 })
+		r.until(t, func() bool { return r.count(counter) == before+1 })
 		before = r.count(`sluice_proxy_bad_input_total{reason="tls"}`)
 		if _, err := r.dialWith(t, entrances[1], header); err == nil {
 			t.Errorf("after %q: the handshake succeeds", header)
