@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -57,7 +58,13 @@ type handedConn struct {
 	s       *Server
 	unread  []byte
 	framing framing
+	over    bool // a body was given up in the middle
 }
+
+// lingering is how long a client whose body is not wanted any more has to take the
+// answer. Closed at once, with its bytes unread, the connection would be reset and the
+// answer lost.
+const lingering = time.Second
 
 // Read gives net/http what came, up to a head that it must not see the end of. From
 // there on it gives an error that makes net/http answer 400. Called by one goroutine at a
@@ -66,7 +73,16 @@ func (c *handedConn) Read(b []byte) (int, error) {
 	if c.framing.refused != "" {
 		return 0, errFraming
 	}
+	if c.over {
+		// net/http waits for the rest of the body, and without a deadline when it has cut off
+		// a read of it. Its answer is written by now.
+		_ = c.CloseWrite() // it may be closed already
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingering))
+		_, _ = io.Copy(io.Discard, c.Conn) // nobody wants it
+		return 0, io.EOF
+	}
 	n, err := c.read(b)
+	c.over = err != nil && c.framing.body > 0
 	n = c.framing.follow(b[:n])
 	if c.framing.refused != "" {
 		c.s.metrics.badInput(c.framing.refused)

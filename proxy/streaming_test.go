@@ -156,6 +156,25 @@ func TestStalledClients(t *testing.T) {
 			t.Errorf("after %v: got %.200q, %v", time.Since(began), all, err)
 		}
 	})
+	t.Run("the rest of a body that was given up is no request", func(t *testing.T) {
+		early := passTo(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, func(c *Config) { c.Way.StallTimeout, c.Limits.BodyTimeout = stall, stall })
+		for _, path := range []string{"/x", "/matomo.php?idsite=1&rec=1"} { // passed on, and answered here
+			conn := early.dial(t)
+			io.WriteString(conn, "POST "+path+" HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nab")
+			reader := bufio.NewReader(conn)
+			if a, err := readAnswer(reader, "POST"); err != nil || strings.Contains(a.status, " 200 ") {
+				t.Fatalf("%s: got %s %v", path, a.status, err)
+			}
+			wait(t.Context(), 3*stall) // until net/http waits for the rest no longer
+			io.WriteString(conn, get(okHit)+get(okHit))
+			if rest, _ := io.ReadAll(reader); len(rest) > 0 { // a reset is an end, too
+				t.Errorf("%s: got another answer: %.100q", path, rest)
+			}
+		}
+		if sets := early.queue.take(); len(sets) > 0 {
+			t.Errorf("%d hits are stored", len(sets))
+		}
+	})
 	t.Run("taking", func(t *testing.T) {
 		conn := r.dial(t).(*net.TCPConn)
 		conn.SetReadBuffer(4096)
