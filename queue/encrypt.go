@@ -111,7 +111,7 @@ func joinIDs(ids []keyID) string {
 
 // missingKeys is the error of reading without keys that are needed.
 func missingKeys(ids ...keyID) error {
-	return fmt.Errorf("%w: want %s among the keys in the file of queue.key-file", ErrKey, joinIDs(ids))
+	return fmt.Errorf("%w: want %s among the keys in the file of queue.encryption-key-file", ErrKey, joinIDs(ids))
 }
 
 // bound gives what an encrypted text is bound to: kind and clear part of its value.

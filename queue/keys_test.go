@@ -231,7 +231,7 @@ func TestWithoutItsKeyAQueueIsLeftAsItIs(t *testing.T) {
 				for what, err := range map[string]error{
 					"Open": err, "CheckKeys": CheckKeys(dir, tt.keys), "WithCopy": WithCopy(dir, tt.keys, nil),
 				} {
-					if !errors.Is(err, ErrKey) || !strings.Contains(err.Error(), "queue.key-file") || strings.Contains(err.Error(), copyPrefix) {
+					if !errors.Is(err, ErrKey) || !strings.Contains(err.Error(), "queue.encryption-key-file") || strings.Contains(err.Error(), copyPrefix) {
 						t.Fatalf("%s = %v, want ErrKey", what, err)
 					}
 					for _, k := range testKeys(1, 2).list {

@@ -17,13 +17,13 @@ func queueKeys(secrets []config.Secret) (queue.Keys, error) {
 	}
 	keys, err := queue.NewKeys(raw...)
 	if err != nil {
-		return queue.Keys{}, &failure{exitSettings, "settings", fmt.Errorf("queue.key-file: %w", err), "openssl rand -hex 32, for another key"}
+		return queue.Keys{}, &failure{exitSettings, "settings", fmt.Errorf("queue.encryption-key-file: %w", err), "openssl rand -hex 32, for another key"}
 	}
 	return keys, nil
 }
 
 // missingKey is what to do about a queue whose key is missing.
-const missingKey = "the file with that key as queue.key-file; docs/operations.md, \"Encryption at rest\""
+const missingKey = "the file with that key as queue.encryption-key-file; docs/operations.md, \"Encryption at rest\""
 
 // encryption looks at whether what is kept can be read with the keys.
 func (c *checkCommand) encryption(secrets config.Secrets) finding {

@@ -35,10 +35,10 @@ func TestAnEncryptedQueueNeedsItsKeyEverywhere(t *testing.T) {
 	both := file(t, "both.key", other+"\n"+key+"\n", 0o600)
 	wrong := file(t, "wrong.key", other+"\n", 0o600)
 	dir := t.TempDir()
-	s := startServer(t, dir, nobody, "--queue.key-file="+keys)
+	s := startServer(t, dir, nobody, "--queue.encryption-key-file="+keys)
 	s.hit("idsite=1&rec=1&url=http://shop.example/" + marker)
 	// A tool asks the running Sluice, whatever it knows of keys.
-	if code, stdout, stderr := s.run("queue", "ls", "--queue.key-file=/no/such/file"); code != exitOK || !strings.Contains(stdout, marker) {
+	if code, stdout, stderr := s.run("queue", "ls", "--queue.encryption-key-file=/no/such/file"); code != exitOK || !strings.Contains(stdout, marker) {
 		t.Errorf("queue ls exits %d: %s%s", code, stdout, stderr)
 	}
 	s.stop()
@@ -58,7 +58,7 @@ func TestAnEncryptedQueueNeedsItsKeyEverywhere(t *testing.T) {
 		{"a tool with a key before it reads the hits", "queue export", tool, both, exitOK, marker},
 		{"a tool without a key says so", "queue stats", tool, "", exitSettings, id},
 		{"a tool with another key says so", "queue verify", tool, wrong, exitSettings, id},
-		{"a tool without the file says so", "queue stats", tool, "/no/such/file", exitSettings, "queue.key-file"},
+		{"a tool without the file says so", "queue stats", tool, "/no/such/file", exitSettings, "queue.encryption-key-file"},
 		{"an edge without a key says so", "serve", edge, "", exitSettings, id},
 		{"an edge with another key says so", "serve", edge, wrong, exitSettings, id},
 		{"a check without a key says so", "check", edge, "", exitSettings, id},
@@ -70,7 +70,7 @@ func TestAnEncryptedQueueNeedsItsKeyEverywhere(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			args := append(strings.Fields(tt.command), tt.args...)
 			if tt.keys != "" {
-				args = append(args, "--queue.key-file="+tt.keys)
+				args = append(args, "--queue.encryption-key-file="+tt.keys)
 			}
 			code, stdout, stderr := command(nil, args...)
 			if text := stdout + stderr; code != tt.code || !strings.Contains(text, tt.want) {

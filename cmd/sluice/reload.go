@@ -106,7 +106,7 @@ func (r *reading) differences(next *reading) (changed, restart []string) {
 		"mysql.dsn-file":        r.secrets.MySQLDSN != next.secrets.MySQLDSN,
 		"mysql.reader-dsn-file": r.secrets.ReaderDSN != next.secrets.ReaderDSN,
 		"tls.acme-eab-file":     r.secrets.ACME != next.secrets.ACME,
-		"queue.key-file":        fmt.Sprintf("%q", reveal(r.secrets.QueueKeys)) != fmt.Sprintf("%q", reveal(next.secrets.QueueKeys)),
+		"queue.encryption-key-file":        fmt.Sprintf("%q", reveal(r.secrets.QueueKeys)) != fmt.Sprintf("%q", reveal(next.secrets.QueueKeys)),
 	}
 	for i, v := range next.values {
 		if v.Text == r.values[i].Text && !contents[v.Setting] {

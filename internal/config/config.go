@@ -30,7 +30,7 @@ type Client struct {
 	Config  string `name:"config" placeholder:"FILE" help:"Settings file (YAML)." group:"Settings"`
 	DataDir string `name:"data-dir" placeholder:"DIR" help:"Directory of the queue. Default: ./sluice-data, or what systemd names in STATE_DIRECTORY." group:"Settings"`
 	// QueueKeyFile is here because tools read the queue themselves while no Sluice runs.
-	QueueKeyFile string        `name:"queue.key-file" placeholder:"FILE" help:"File with the keys that encrypt what is kept of visitors: one a line, 32 bytes as 64 hex digits or in base64 (openssl rand -hex 32). The first encrypts, all decrypt. Default: no encryption." group:"Settings"`
+	QueueKeyFile string        `name:"queue.encryption-key-file" placeholder:"FILE" help:"File with the keys that encrypt what is kept of visitors: one a line, 32 bytes as 64 hex digits or in base64 (openssl rand -hex 32). The first encrypts, all decrypt. Default: no encryption." group:"Settings"`
 	Admin        AdminSettings `embed:"" prefix:"admin." group:"Settings"`
 }
 
@@ -118,7 +118,7 @@ type TLSSettings struct {
 type ProxySettings struct {
 	Trusted             []Prefix         `name:"trusted" placeholder:"CIDR" help:"Proxies whose X-Forwarded-For and Forwarded are believed. Default: none." reload:"yes"`
 	ProtocolTrusted     []Prefix         `name:"protocol-trusted" placeholder:"CIDR" help:"Balancers that begin each connection with a header of the PROXY protocol (version 1 or 2). It is required of them and read from nobody else. Default: none." reload:"yes"`
-	MaskAddress         int              `name:"mask-address" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
+	MaskAddress         int              `name:"mask-ip" default:"0" min:"0" max:"4" help:"Bytes of a visitor's address that are set to zero before it is kept, 0 to 4, as Matomo's own anonymizing does it. What that costs: docs/operations.md, Masked addresses."`
 	CollapseRetries     Choice           `name:"collapse-retries" oneof:"on,off" default:"on" help:"on stores a hit once that matomo.js sends a second time because it did not get the answer; what that means: docs/design.md, Retries of browsers."`
 	Expose              Choice           `name:"expose" oneof:"all,tracking-only" default:"all" help:"all passes every other path to Matomo; tracking-only answers 404 there."`
 	Host                Choice           `name:"host" oneof:"client,upstream" default:"client" help:"Host header of requests that are passed to Matomo: client (that the client asked, which Matomo compares with its trusted_hosts) or upstream (that of matomo.url, where a web server tells sites by it; Matomo then needs proxy_host_headers[])."`
@@ -140,7 +140,7 @@ type ProxySettings struct {
 	RateExempt          []Prefix         `name:"rate-exempt" placeholder:"CIDR" help:"Visitors' addresses to which no rate applies, and whose hits do not count for their site's: importers, servers that report for many. Default: none." reload:"yes"`
 	AccessLog           Choice           `name:"access-log" oneof:"off,combined,json" default:"off" help:"Access log: off, combined (as Apache and nginx), or json (an object a line)." reload:"yes"`
 	AccessLogFile       string           `name:"access-log-file" default:"-" placeholder:"FILE" help:"File of the access log; - is standard output." reload:"yes"`
-	AccessLogMask       int              `name:"access-log-mask" default:"2" min:"0" max:"4" help:"Bytes of addresses that are set to zero in the access log, 0 to 4; at least proxy.mask-address." reload:"yes"`
+	AccessLogMask       int              `name:"access-log-mask" default:"2" min:"0" max:"4" help:"Bytes of addresses that are set to zero in the access log, 0 to 4; at least proxy.mask-ip." reload:"yes"`
 	AccessLogQuery      Choice           `name:"access-log-query" oneof:"off,on" default:"off" help:"on: the access log has queries, with tokens and passwords masked. off: it has none, nor those of referers." reload:"yes"`
 	ResponseHeaders     []ResponseHeader `name:"response-headers" placeholder:"HEADER" help:"Headers of all answers, such as X-Frame-Options: DENY; they replace Matomo's of the same name. A comma parts two of them where the name of another and a colon follow. Default: none." reload:"yes"`
 	HSTS                time.Duration    `name:"hsts" default:"0" min:"1s" max:"87600h" zero:"off" help:"How long browsers shall use HTTPS only for this host, such as 8760h; sent with answers over HTTPS. 0 is off." reload:"yes"`

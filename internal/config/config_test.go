@@ -81,7 +81,7 @@ func TestStableNamesExist(t *testing.T) {
 	names := load(t, []string{url}, nil).loader.Names()
 	for _, name := range strings.Fields(`edge.id listen listen-http admin.listen admin.token-file data-dir matomo.url matomo.token-file
 		mysql.dsn-file mysql.tables-prefix mysql.reader-dsn-file tls.mode tls.domains tls.acme-ca tls.acme-email tls.cert-file tls.key-file proxy.trusted
-		proxy.expose queue.key-file queue.reserve queue.max-size sink.lanes sink.batch-hits sink.on-unknown gate.skew log.format log.level shutdown.delay`) {
+		proxy.expose queue.encryption-key-file queue.reserve queue.max-size sink.lanes sink.batch-hits sink.on-unknown gate.skew log.format log.level shutdown.delay`) {
 		if !slices.Contains(names, name) {
 			t.Errorf("setting %s is missing", name)
 		}
@@ -179,9 +179,9 @@ func TestValues(t *testing.T) {
 		{"fraction where a whole number is wanted is refused", "--sink.lanes=1.5", "want a whole number"},
 		{"single trusted address is good", "--proxy.trusted=10.1.2.3, 2001:db8::/32", ""},
 		{"range with bits behind its mask is refused", "--proxy.trusted=10.1.2.3/8", "want 10.0.0.0/8"},
-		{"mask of a whole address is good", "--proxy.mask-address=4", ""},
-		{"mask beyond an address is refused", "--proxy.mask-address=5", "want a whole number from 0 to 4"},
-		{"negative mask is refused", "--proxy.mask-address=-1", "want a whole number from 0 to 4"},
+		{"mask of a whole address is good", "--proxy.mask-ip=4", ""},
+		{"mask beyond an address is refused", "--proxy.mask-ip=5", "want a whole number from 0 to 4"},
+		{"negative mask is refused", "--proxy.mask-ip=-1", "want a whole number from 0 to 4"},
 		{"name instead of a range is refused", "--proxy.trusted=lb.example", "want addresses or ranges"},
 		{"listener off is good", "--listen=off --listen-http=:80", ""},
 		{"both listeners off are refused", "--listen=off", "want listen or listen-http"},
@@ -305,7 +305,7 @@ func TestKeyFiles(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			l := load(t, []string{url, "--queue.key-file=" + write(t, "key", tt.text, tt.mode)}, nil)
+			l := load(t, []string{url, "--queue.encryption-key-file=" + write(t, "key", tt.text, tt.mode)}, nil)
 			if got := l.faults.Error(); !strings.Contains(got, tt.fault) || (tt.fault == "") != (got == "") {
 				t.Errorf("faults %q, want %q", got, tt.fault)
 			}
@@ -335,7 +335,7 @@ func TestAKeyInTheDirectoryThatItProtectsIsDoubtful(t *testing.T) {
 		t.Fatal(err)
 	}
 	for dir, want := range map[string]int{filepath.Dir(path): 1, filepath.Dir(filepath.Dir(path)): 1, link: 1, t.TempDir(): 0, "/no/such/dir": 0} {
-		l := load(t, []string{url, "--queue.key-file=" + path, "--data-dir=" + dir}, nil)
+		l := load(t, []string{url, "--queue.encryption-key-file=" + path, "--data-dir=" + dir}, nil)
 		if len(l.faults) > 0 || len(l.warnings) != want {
 			t.Errorf("with the queue in %s: %v, %v", dir, l.faults, l.warnings)
 		}
@@ -359,7 +359,7 @@ func TestAForeignGroupOnASecretFileIsDoubtful(t *testing.T) {
 func TestASecretWrittenInPlaceOfItsFileIsNotShown(t *testing.T) {
 	for _, arg := range []string{
 		"--matomo.token-file=0123456789abcdef", "--mysql.dsn-file=sluice:geheim@tcp(db/x:3306)/matomo",
-		"--queue.key-file=+/0123456789abcdef0123456789abcdef012345678A=",
+		"--queue.encryption-key-file=+/0123456789abcdef0123456789abcdef012345678A=",
 	} {
 		got := load(t, []string{url, arg}, nil).faults.Error()
 		if !strings.Contains(got, "no such file") || strings.Contains(got, "0123456789abcdef") || strings.Contains(got, "geheim") {
@@ -393,14 +393,14 @@ func TestToolsWorkWhileOtherSettingsAreWrong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := parser.Parse([]string{"--config=" + file, "--queue.key-file=/no/such/file"})
+	ctx, err := parser.Parse([]string{"--config=" + file, "--queue.encryption-key-file=/no/such/file"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, faults := loader.CheckClient(ctx, &grammar.Client); len(faults) > 0 {
 		t.Errorf("got %v", faults)
 	}
-	if keys, faults := loader.CheckKeys(ctx, &grammar.Client); len(keys) > 0 || len(faults) != 1 || faults[0].Setting != "queue.key-file" {
+	if keys, faults := loader.CheckKeys(ctx, &grammar.Client); len(keys) > 0 || len(faults) != 1 || faults[0].Setting != "queue.encryption-key-file" {
 		t.Errorf("got %d keys, %v", len(keys), faults)
 	}
 	if grammar.Admin.Listen != "127.0.0.1:9" {

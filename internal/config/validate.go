@@ -252,7 +252,7 @@ func (c *checker) secret(setting, path string) Secret {
 
 // keys reads the queue's keys.
 func (c *checker) keys(s *Client) []Secret {
-	const setting = "queue.key-file"
+	const setting = "queue.encryption-key-file"
 	path := s.QueueKeyFile
 	if path == "" {
 		return nil
