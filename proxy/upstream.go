@@ -66,6 +66,7 @@ func newTransport(u Upstream, dial dialer, reuse bool) *http.Transport {
 		IdleConnTimeout:       upstreamIdle,
 		DisableCompression:    true, // answers go to the client as they come
 		DisableKeepAlives:     !reuse,
+		ReadBufferSize:        copyBuffer, // a page and its head come with one call to the system
 	}
 }
 

@@ -45,10 +45,10 @@ func acceptPart(https bool, connections int) func(context.Context, *bench) error
 
 func accept(ctx context.Context, b *bench, part string, https bool, connections int) error {
 	script := filepath.Join(b.dir, "hits.lua")
-	if err := writeScript(script, b.hits); err != nil {
+	if err := writeScript(script, requests(b.hits)); err != nil {
 		return err
 	}
-	n, err := startNginx(ctx, b.dir)
+	n, err := startNginx(ctx, b.dir, "")
 	if err != nil {
 		return err
 	}
@@ -63,22 +63,7 @@ func accept(ctx context.Context, b *bench, part string, https bool, connections 
 		urls = [2]string{"https://" + n.https + "/", "https://" + e.https + "/"}
 	}
 	memory := sampleMemory(e.pid())
-	var yardstick, ours []load
-	err = func() error {
-		for range b.rounds {
-			y, err := runWrk(ctx, script, urls[0], connections, n.pid(), b.round)
-			if err != nil {
-				return n.fault(fmt.Errorf("nginx: %w", err))
-			}
-			profiled := b.profiling(ctx, e, part, b.round)
-			o, err := runWrk(ctx, script, urls[1], connections, e.pid(), b.round)
-			if err = errors.Join(err, profiled()); err != nil {
-				return e.fault(fmt.Errorf("sluice: %w", err))
-			}
-			yardstick, ours = append(yardstick, y), append(ours, o)
-		}
-		return nil
-	}()
+	yardstick, ours, err := b.sideBySide(ctx, part, script, urls, connections, n, e)
 	peak := memory.end()
 	if err != nil {
 		return err
@@ -87,7 +72,7 @@ func accept(ctx context.Context, b *bench, part string, https bool, connections 
 	if err != nil {
 		return err
 	}
-	b.table.accepted(part, minRatio(https, connections), yardstick, ours)
+	b.table.compared(part, minRatio(https, connections), yardstick, ours)
 	b.table.below(part+", anonymous memory, MiB", float64(peak)/mib, maxAnon, "%.0f",
 		fmt.Sprintf("%s hits pending at the end; a commit held %.0f hits and took %.2f ms in the mean", thousands(int64(m.get(pendingHits))),
 			m.get(groupSum)/m.get(groupCount), 1000*m.get(syncSum)/m.get(syncCount)))
@@ -95,8 +80,25 @@ func accept(ctx context.Context, b *bench, part string, https bool, connections 
 	return errors.Join(checkAccepted(m, yardstick, ours), os.RemoveAll(e.data))
 }
 
-// accepted adds the figures of an accept part.
-func (t *table) accepted(part string, target float64, yardstick, ours []load) {
+// sideBySide loads nginx and sluice in turn.
+func (b *bench) sideBySide(ctx context.Context, part, script string, urls [2]string, connections int, n *nginx, e *edge) (yardstick, ours []load, err error) {
+	for range b.rounds {
+		y, err := runWrk(ctx, script, urls[0], connections, n.pid(), b.round)
+		if err != nil {
+			return nil, nil, n.fault(fmt.Errorf("nginx: %w", err))
+		}
+		profiled := b.profiling(ctx, e, part, b.round)
+		o, err := runWrk(ctx, script, urls[1], connections, e.pid(), b.round)
+		if err = errors.Join(err, profiled()); err != nil {
+			return nil, nil, e.fault(fmt.Errorf("sluice: %w", err))
+		}
+		yardstick, ours = append(yardstick, y), append(ours, o)
+	}
+	return yardstick, ours, nil
+}
+
+// compared adds the figures of both sides.
+func (t *table) compared(part string, target float64, yardstick, ours []load) {
 	var ratios, cpu []float64
 	for i := range ours {
 		ratios = append(ratios, ours[i].perSecond()/yardstick[i].perSecond())
@@ -112,16 +114,14 @@ func (t *table) accepted(part string, target float64, yardstick, ours []load) {
 // checkAccepted makes sure that every answer was a good one and that each hit
 // answered for is in the queue.
 func checkAccepted(m samples, yardstick, ours []load) error {
-	var answered, bad int64
-	for _, l := range slices.Concat(yardstick, ours) {
-		bad += l.NotOK + l.SocketFaults
+	var answered int64
+	if err := checkAnswers(yardstick, ours); err != nil {
+		return err
 	}
 	for _, l := range ours {
 		answered += l.Requests
 	}
 	switch {
-	case bad > 0:
-		return fmt.Errorf("%d answers were not 2xx, or connections failed", bad)
 	case !(m.get(storedHits) >= float64(answered)):
 		return fmt.Errorf("%d hits were answered, %.0f stored", answered, m.get(storedHits))
 	// More may be pending than was answered: wrk leaves in the middle of requests.
@@ -129,6 +129,18 @@ func checkAccepted(m samples, yardstick, ours []load) error {
 		return fmt.Errorf("%.0f hits were stored, %.0f are pending", m.get(storedHits), m.get(pendingHits))
 	case m.get(difference) != 0:
 		return fmt.Errorf("the sum is off by %.0f hits", m.get(difference))
+	}
+	return nil
+}
+
+// checkAnswers makes sure that every answer was a good one.
+func checkAnswers(yardstick, ours []load) error {
+	var bad int64
+	for _, l := range slices.Concat(yardstick, ours) {
+		bad += l.NotOK + l.SocketFaults
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d answers were not 2xx, or connections failed", bad)
 	}
 	return nil
 }

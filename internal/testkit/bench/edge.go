@@ -25,9 +25,13 @@ type edge struct {
 	ready              time.Duration // from the start of the program to being ready
 }
 
-// startEdge runs sluice with its own defaults on the data directory dir/name. An
-// empty matomo is one that is never there; then there is no token either.
-func startEdge(ctx context.Context, b *bench, name, matomo string) (*edge, error) {
+// nowhere is the discard port, where nobody listens.
+const nowhere = "127.0.0.1:9"
+
+// startEdge runs sluice with its own defaults, but for further flags, on the data
+// directory dir/name. An empty matomo is one that is never there; then there is no
+// token either.
+func startEdge(ctx context.Context, b *bench, name, matomo string, flags ...string) (*edge, error) {
 	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
@@ -36,8 +40,7 @@ func startEdge(ctx context.Context, b *bench, name, matomo string) (*edge, error
 	args := []string{"serve", "--listen=" + e.https, "--listen-http=" + e.http, "--admin.listen=" + e.admin,
 		"--data-dir=" + e.data, "--shutdown.delay=0s", "--log.format=text"}
 	if matomo == "" {
-		const nobody = "http://127.0.0.1:9" // the discard port
-		args = append(args, "--matomo.url="+nobody)
+		args = append(args, "--matomo.url=http://"+nowhere)
 	} else {
 		token := filepath.Join(b.dir, "token")
 		if err := os.WriteFile(token, []byte(testkit.SuperToken+"\n"), 0o600); err != nil {
@@ -45,6 +48,7 @@ func startEdge(ctx context.Context, b *bench, name, matomo string) (*edge, error
 		}
 		args = append(args, "--matomo.url="+matomo, "--matomo.token-file="+token)
 	}
+	args = append(args, flags...)
 	began := time.Now()
 	if e.process, err = start(b.dir, name+"-sluice", nil, nil, b.sluice, args...); err != nil {
 		return nil, err
@@ -137,6 +141,7 @@ const (
 	syncSum       = "sluice_queue_sync_seconds_sum"
 	syncCount     = "sluice_queue_sync_seconds_count"
 	groupSum      = "sluice_queue_group_hits_sum"
+	connections   = "sluice_proxy_connections"
 	groupCount    = "sluice_queue_group_hits_count"
 )
 

@@ -35,10 +35,7 @@ type shot struct {
 // visitors make them, over [openConnections] connections. A hit that finds all
 // connections busy waits, and that counts as latency.
 func fire(ctx context.Context, address string, list []sample, count int, seed uint64) (*salvo, error) {
-	requests := make([][]byte, len(list))
-	for i := range list {
-		requests[i] = list[i].request()
-	}
+	wire := requests(list)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var gunners []*gunner
@@ -56,7 +53,7 @@ func fire(ctx context.Context, address string, list []sample, count int, seed ui
 	var wg sync.WaitGroup
 	for _, g := range gunners {
 		wg.Go(func() { // ends with shots, or with its connection
-			if err := g.serve(shots, requests); err != nil {
+			if err := g.serve(shots, wire); err != nil {
 				cancel(err)
 			}
 		})

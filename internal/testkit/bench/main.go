@@ -17,14 +17,14 @@ import (
 
 // plan is how long each part runs.
 type plan struct {
-	rounds    int           // of each side of an accept part
+	rounds    int           // of each side of a part beside nginx
 	round     time.Duration // of one side
 	openLoop  time.Duration
 	drainHits int
 }
 
-// The two plans. The long one keeps to four minutes, building included, on two
-// cores; the short one to one minute.
+// The two plans. The long one keeps to five minutes, building included, on two
+// cores; the short one to one minute and a half.
 var (
 	fullPlan  = plan{rounds: 3, round: 4 * time.Second, openLoop: 15 * time.Second, drainHits: 1_000_000}
 	quickPlan = plan{rounds: 1, round: 2 * time.Second, openLoop: 5 * time.Second, drainHits: 200_000}
@@ -52,7 +52,13 @@ func parts() []part {
 		{"accept-http-256", acceptPart(false, 256)},
 		{"accept-https-64", acceptPart(true, 64)},
 		{"accept-https-256", acceptPart(true, 256)},
+		{"files-plain-64", filesPart("", 64)},
+		{"files-plain-256", filesPart("", 256)},
+		{"files-gzip-64", filesPart("gzip", 64)},
+		{"files-gzip-256", filesPart("gzip", 256)},
+		{"pages-64", pagesPart},
 		{"openloop", openLoopPart},
+		{"idle", idlePart},
 		{"drain", drainPart},
 	}
 }
@@ -74,7 +80,7 @@ func run(ctx context.Context) error {
 	hits := flag.String("hits", "testdata/bench/hits.jsonl", "the hits that are sent")
 	temp := flag.String("dir", "", "where the temporary folder is made; a real disk, never a tmpfs (default: the system's)")
 	profile := flag.String("profile", "", "write CPU profiles of sluice to this folder")
-	rounds := flag.Int("rounds", 0, "rounds of an accept part (default 3, or 1 with -quick): more for a busy machine")
+	rounds := flag.Int("rounds", 0, "rounds of a part beside nginx (default 3, or 1 with -quick): more for a busy machine")
 	limit := flag.Duration("limit", 6*time.Minute, "end of everything")
 	flag.Parse()
 	if *role == "matomo" {
@@ -171,7 +177,8 @@ func (p part) selectedBy(name string) bool {
 
 // needed says what the parts need and this machine lacks.
 func needed(chosen []part) error {
-	if !slices.ContainsFunc(chosen, func(p part) bool { return p.selectedBy("accept") }) {
+	besideNginx := func(p part) bool { return p.selectedBy("accept") || p.selectedBy("files") || p.selectedBy("pages") }
+	if !slices.ContainsFunc(chosen, besideNginx) {
 		return nil
 	}
 	var missing []string
@@ -184,7 +191,7 @@ func needed(chosen []part) error {
 		return nil
 	}
 	list := strings.Join(missing, " ")
-	return fmt.Errorf("missing here: %s\n  try: apt-get install -y %s\n  or without them: -only openloop,drain", list, list)
+	return fmt.Errorf("missing here: %s\n  try: apt-get install -y %s\n  or without them: -only openloop,idle,drain", list, list)
 }
 
 // build makes the command as it ships.

@@ -25,7 +25,13 @@ func serveMatomo(in io.Reader, out io.Writer) error {
 	var m *testkit.Matomo
 	m = testkit.NewMatomo(testkit.MatomoConfig{CountOnly: true, Fallback: http.HandlerFunc(
 		func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != countsPath {
+			switch r.URL.Path {
+			case countsPath:
+			case trackerPath:
+				w.Header().Set("Content-Type", "application/javascript")
+				_, _ = w.Write(testkit.TrackerFile(trackerSize)) // as below
+				return
+			default:
 				http.NotFound(w, r)
 				return
 			}

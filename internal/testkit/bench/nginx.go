@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,17 +18,19 @@ import (
 	"time"
 )
 
-// An nginx is the yardstick of accepting.
+// An nginx is a yardstick, or what stands behind both sides.
 type nginx struct {
 	*process
 	http, https string // host:port
 }
 
-// nginxSettings answers every request with an empty image and writes what Sluice
-// would keep of it to a log, at once. Connections are never closed for their
-// number of requests, as Sluice does not either.
+// nginxSettings answers a hit with an empty image and writes what Sluice would keep
+// of it to a log, at once. It has matomo.js as a file and passes index.php on.
+// Connections are never closed for their number of requests, as Sluice does not
+// either.
 const nginxSettings = `
 worker_processes 2;
+worker_rlimit_nofile 8192;
 daemon off;
 pid %[1]s/nginx.pid;
 error_log %[1]s/nginx-error.log;
@@ -38,6 +41,14 @@ http {
 	log_format hit '$msec $remote_addr $request_method $uri "$args" "$http_user_agent" "$http_accept_language" "$http_referer"';
 	access_log %[1]s/nginx-access.log hit;
 	keepalive_requests 1000000000;
+	sendfile on;
+	tcp_nopush on;
+	types { text/html html; application/javascript js; }
+	upstream behind {
+		server %[4]s;
+		keepalive 256;
+		keepalive_requests 1000000000;
+	}
 	server {
 		listen %[2]s;
 		listen %[3]s ssl;
@@ -45,11 +56,29 @@ http {
 		ssl_certificate_key %[1]s/nginx-key.pem;
 		ssl_protocols TLSv1.2 TLSv1.3;
 		location / { empty_gif; }
+		location = /matomo.js {
+			root %[1]s/www;
+			gzip_static on;
+			open_file_cache max=10;
+			add_header Cache-Control "public, max-age=3600";
+			access_log off;
+		}
+		location = /index.php {
+			proxy_pass http://behind;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_set_header Host $host;
+			proxy_set_header X-Forwarded-For $remote_addr;
+			proxy_set_header X-Forwarded-Proto $scheme;
+			access_log off;
+		}
 	}
 }
 `
 
-func startNginx(ctx context.Context, dir string) (*nginx, error) {
+// startNginx starts the yardstick. Behind is where it passes requests on to, as
+// host:port, "" for nowhere.
+func startNginx(ctx context.Context, dir, behind string) (*nginx, error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
@@ -57,12 +86,50 @@ func startNginx(ctx context.Context, dir string) (*nginx, error) {
 	if err := writeCertificate(filepath.Join(dir, "nginx-cert.pem"), filepath.Join(dir, "nginx-key.pem")); err != nil {
 		return nil, err
 	}
-	n := &nginx{http: ports[0], https: ports[1]}
-	settings := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(settings, fmt.Appendf(nil, nginxSettings, dir, n.http, n.https), 0o600); err != nil {
+	return runNginx(ctx, dir, "nginx", ports[0], ports[1], fmt.Sprintf(nginxSettings, dir, ports[0], ports[1], cmp.Or(behind, nowhere)))
+}
+
+// backendSettings is a Matomo that answers pages as fast as can be.
+const backendSettings = `
+worker_processes 1;
+daemon off;
+pid %[1]s/backend.pid;
+error_log %[1]s/backend-error.log;
+events { worker_connections 4096; }
+http {
+	client_body_temp_path %[1]s; proxy_temp_path %[1]s; fastcgi_temp_path %[1]s;
+	uwsgi_temp_path %[1]s; scgi_temp_path %[1]s;
+	access_log off;
+	keepalive_requests 1000000000;
+	sendfile on;
+	tcp_nopush on;
+	types { application/javascript js; }
+	default_type "text/html; charset=utf-8";
+	open_file_cache max=10;
+	server {
+		listen %[2]s;
+		root %[1]s/www;
+	}
+}
+`
+
+// startBackend starts the server that both pass pages on to.
+func startBackend(ctx context.Context, dir string) (*nginx, error) {
+	ports, err := freePorts(1)
+	if err != nil {
 		return nil, err
 	}
-	n.process, err = start(dir, "nginx", nil, nil, "nginx", "-e", filepath.Join(dir, "nginx-error.log"), "-c", settings)
+	return runNginx(ctx, dir, "backend", ports[0], "", fmt.Sprintf(backendSettings, dir, ports[0]))
+}
+
+func runNginx(ctx context.Context, dir, name, http, https, text string) (*nginx, error) {
+	n := &nginx{http: http, https: https}
+	settings := filepath.Join(dir, name+".conf")
+	err := os.WriteFile(settings, []byte(text), 0o600)
+	if err != nil {
+		return nil, err
+	}
+	n.process, err = start(dir, name, nil, nil, "nginx", "-e", filepath.Join(dir, name+"-error.log"), "-c", settings)
 	if err != nil {
 		return nil, err
 	}

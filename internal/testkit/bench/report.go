@@ -170,3 +170,12 @@ func firstLine(tool string, args ...string) string {
 	}
 	return line
 }
+
+// inMillis gives durations in milliseconds, in the same order.
+func inMillis(list []time.Duration) []float64 {
+	out := make([]float64, len(list))
+	for i, d := range list {
+		out[i] = float64(d) / float64(time.Millisecond)
+	}
+	return out
+}

@@ -80,6 +80,15 @@ func (s *sample) request() []byte {
 		s.Path, s.Query, host, s.UserAgent, s.AcceptLanguage, s.Referer)
 }
 
+// requests gives the bytes of all.
+func requests(list []sample) [][]byte {
+	out := make([][]byte, len(list))
+	for i := range list {
+		out[i] = list[i].request()
+	}
+	return out
+}
+
 // set gives the hit as the proxy would hand it to the queue at a time in Unix
 // nanoseconds, with values of rng's for the parameters that differ in every hit.
 // Without that a large block would be the same few hits over and over, and

@@ -38,13 +38,13 @@ function done(summary, latency)
 end
 `
 
-// writeScript writes the Lua script that makes wrk send the samples.
-func writeScript(path string, list []sample) error {
+// writeScript writes the Lua script that makes wrk send the requests.
+func writeScript(path string, list [][]byte) error {
 	var b bytes.Buffer
 	b.WriteString("local requests = {\n")
 	for i := range list {
 		b.WriteByte('"')
-		for _, c := range list[i].request() {
+		for _, c := range list[i] {
 			if c < ' ' || c == '"' || c == '\\' || c > '~' {
 				fmt.Fprintf(&b, `\%03d`, c)
 				continue
