@@ -59,7 +59,7 @@ func (p *Pages) SetPreview(on bool) {
 	p.preview = on
 }
 
-// Asked says how often a path was asked for.
+// Asked says how often a path was asked for in a client's name, not by Sluice itself.
 func (p *Pages) Asked(path string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,7 +69,9 @@ func (p *Pages) Asked(path string) int {
 // ServeHTTP implements http.Handler.
 func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
-	p.asked[r.URL.Path]++
+	if r.Header.Get("X-Forwarded-For") != "" {
+		p.asked[r.URL.Path]++
+	}
 	preview := p.preview
 	p.mu.Unlock()
 	switch r.URL.Path {
