@@ -7,11 +7,14 @@
 URL ?= http://127.0.0.1:8080
 FUZZTIME ?= 10s
 BENCH ?=
-# One package at a time: tests of crashes and of speed of answers do not share two
-# processors well.
-# The crash tests run for minutes as processes of their own; the race detector sees
-# the same code in the queue's tests and makes them ten times as slow.
-TESTFLAGS ?= -race -shuffle=on -p 1 -timeout 10m
+# Tests of a room that drain or write in models of minutes are run twice: all that there
+# is without the race detector, and with it what -short leaves, which is everything in
+# which goroutines meet, and the models for fewer rounds. The crash tests run as
+# processes of their own, for minutes, and never with the detector. These rooms are
+# tested one at a time: tests of crashes and of speed of answers do not share two
+# processors well. Those of the other packages mostly wait, and go two at a time.
+ALONE := ./queue ./sink ./archivegate
+TESTFLAGS ?= -shuffle=on -timeout 10m
 
 .PHONY: build run test lint bench fuzz
 
@@ -23,8 +26,10 @@ run:
 
 test:
 	@.ci/needs test
-	@go test $(TESTFLAGS) $$(go list ./... | grep -v /crashtest$$)
-	@go test -shuffle=on -timeout 10m ./queue/crashtest
+	@go test -race -p 2 $(TESTFLAGS) $$(go list ./... | grep -vE '^sluice/(queue|sink|archivegate)(/crashtest)?$$')
+	@go test -race -short -p 1 $(TESTFLAGS) $(ALONE)
+	@go test -run '^(TestModel|TestConflictingHitsKeepTheirOrder)$$' $(TESTFLAGS) ./sink
+	@go test -p 1 $(TESTFLAGS) ./archivegate ./queue ./queue/crashtest
 
 lint:
 	test -z "$$(gofmt -l .)"

@@ -367,6 +367,7 @@ func kept(t testing.TB, dir, pattern string) []string {
 // stored block costs that block and nothing else. It is counted, named in the
 // log, kept in quarantine, and the sum says how many hits are gone.
 func TestW1AFlippedBitInABlockLosesThatBlockOnly(t *testing.T) {
+	oneCaller(t)
 	r := newRand(t)
 	const blocks = 40
 	origin := closedStore(t, r, blocks)
@@ -420,6 +421,7 @@ func mustVerify(t testing.TB, q *Queue) *Report {
 // at most; two, if it is in the number that says where one ends and the next
 // begins. It never stops the queue.
 func TestW1AFlippedBitAnywhereInATableStaysThere(t *testing.T) {
+	oneCaller(t)
 	r := newRand(t)
 	const blocks = 30
 	origin := closedStore(t, r, blocks)

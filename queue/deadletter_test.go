@@ -219,6 +219,7 @@ func TestALetterOfAPendingHitIsRemoved(t *testing.T) {
 // TestARequeueThatWasKilledIsCompletedOnce: the hits were appended, the letters
 // not yet removed.
 func TestARequeueThatWasKilledIsCompletedOnce(t *testing.T) {
+	oneCaller(t)
 	dir := buriedStore(t, 4)
 	q, err := Open(testOptions(t, dir))
 	if err != nil {

@@ -23,6 +23,17 @@ func testOptions(t testing.TB, dir string) Options {
 	}
 }
 
+// oneCaller skips a test that looks at what is on disk and has one goroutine call the
+// queue: the race detector sees nothing in it that it does not see elsewhere, and makes
+// it ten times as slow. -short goes with the detector; `make test` runs the whole
+// package without either too.
+func oneCaller(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("is run without the race detector")
+	}
+}
+
 // testKeys makes keys of their names, 1 and up.
 func testKeys(names ...byte) Keys {
 	raw := make([][]byte, len(names))

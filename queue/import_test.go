@@ -89,6 +89,7 @@ func TestAnImportTakesEachIDOnceForEver(t *testing.T) {
 // TestAnImportKilledAtAnyStepTakesEachIDOnce: hits appended, ids noted, the stream's
 // own note dropped.
 func TestAnImportKilledAtAnyStepTakesEachIDOnce(t *testing.T) {
+	oneCaller(t)
 	dir := t.TempDir()
 	hits := exportOf(newRand(t), 7, 9)
 	q, err := Open(testOptions(t, dir))

@@ -60,6 +60,7 @@ func filesWith(t testing.TB, dir string, texts ...string) (found []string) {
 // TestAnEncryptedQueueKeepsNothingOfVisitorsInClear in any file that it ever makes:
 // logs, tables, dead letters, copies, quarantine. Without a key all of that is there.
 func TestAnEncryptedQueueKeepsNothingOfVisitorsInClear(t *testing.T) {
+	oneCaller(t)
 	for _, tt := range []struct {
 		name string
 		keys Keys
@@ -207,6 +208,7 @@ func wantListed(t testing.TB, dir string, want ...string) {
 // TestWithoutItsKeyAQueueIsLeftAsItIs: it is neither opened nor changed, by nobody,
 // and the error says which key is missing.
 func TestWithoutItsKeyAQueueIsLeftAsItIs(t *testing.T) {
+	oneCaller(t)
 	closed := keyedStore(t, testKeys(1))
 	openWith(t, closed, testKeys(2, 1), func(q *Queue) { fill(t, q, newRand(t), 1) })
 	wantListed(t, closed, "1:6", "2:0")
@@ -364,6 +366,7 @@ func TestAKeyIsListedBeforeAnythingIsEncryptedWithIt(t *testing.T) {
 // TestADrainedQueueNeedsNoKey: its list ends with the last thing that is encrypted,
 // so that encryption can be switched off.
 func TestADrainedQueueNeedsNoKey(t *testing.T) {
+	oneCaller(t)
 	dir := keyedStore(t, testKeys(1))
 	openWith(t, dir, testKeys(1), func(q *Queue) {
 		if err := q.Settle(0, settleAs(leaseRest(t, q), hit.Delivered)); err != nil {
@@ -426,6 +429,7 @@ func TestALetterThatCannotBeReadKeepsItsKey(t *testing.T) {
 // TestABlockWhoseKeyIsUnknownStopsTheQueue, although store.json does not ask for
 // the key: it is whole, so it is kept where it is, and read with the key.
 func TestABlockWhoseKeyIsUnknownStopsTheQueue(t *testing.T) {
+	oneCaller(t)
 	unlist := func(dir string) {
 		s, err := readStore(dir)
 		if err == nil {

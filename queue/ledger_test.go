@@ -34,6 +34,7 @@ func (m *ledgerModel) fold(k counterKey) {
 }
 
 func TestLedgerIsLikeAMap(t *testing.T) {
+	oneCaller(t)
 	rng := newRand(t)
 	for round := range 60 {
 		l, m := newLedger(), &ledgerModel{map[counterKey]tally{}, map[int64]tally{}, map[int64]int64{}}
@@ -138,6 +139,7 @@ func checkLedger(t *testing.T, l *ledger, m *ledgerModel) {
 
 // Two days of ten thousand sites with hits in every quarter hour.
 func TestLedgerOfManySitesIsSmall(t *testing.T) {
+	oneCaller(t)
 	before := heapInUse()
 	l := newLedger()
 	const sites, quarters = 10_000, 2 * quartersPerDay

@@ -52,6 +52,10 @@ func (m *model) count(site int64, by tally) {
 // tiny, so that every run rotates and removes many. Half of the rounds change the
 // key at every restart, and have no key that is not asked for.
 func TestQueueBehavesLikeItsModel(t *testing.T) {
+	steps := 300
+	if testing.Short() {
+		steps = 100
+	}
 	for round := range 4 {
 		t.Run(fmt.Sprint("round=", round), func(t *testing.T) {
 			t.Parallel()
@@ -60,7 +64,7 @@ func TestQueueBehavesLikeItsModel(t *testing.T) {
 			if round%2 == 1 {
 				keys = func(dir string) Keys { return neededKeys(t, r, dir) }
 			}
-			runModel(t, r, t.TempDir(), keys, 300)
+			runModel(t, r, t.TempDir(), keys, steps)
 		})
 	}
 }

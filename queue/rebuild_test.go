@@ -55,6 +55,7 @@ func crashedStore(t testing.TB, blocks int, keys ...byte) crashed {
 // the first bad entry. Every entry behind it that verifies is recovered; the
 // damaged block is reported as missing, and no number is used again.
 func TestW2DamageInTheMiddleOfALogLosesTheDamagedEntryOnly(t *testing.T) {
+	oneCaller(t)
 	origin := crashedStore(t, 20)
 	places := placesOf(t, theShelf(t, origin.dir), prefixBlock)
 	for _, n := range []int{3, 9, 16} { // none of them is settled
@@ -113,6 +114,7 @@ func newNumberIsAbove(t testing.TB, q *Queue, last uint64) {
 // behind it are recovered, those in it are missing. What is left of an entry is
 // random bytes where it is encrypted.
 func TestW2AWholePageOfALogIsZero(t *testing.T) {
+	oneCaller(t)
 	for name, keys := range map[string][]byte{"in clear": nil, "encrypted": {1}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -258,6 +260,7 @@ func TestW2ALostSettlementIsADoubt(t *testing.T) {
 // write, but for the high-water file. The loss is told, and numbers go on above
 // it.
 func TestW2ALostEndIsNoticed(t *testing.T) {
+	oneCaller(t)
 	origin := crashedStore(t, 20)
 	blocks := placesOf(t, theShelf(t, origin.dir), prefixBlock)
 	path := filepath.Base(blocks[0].file)
@@ -294,6 +297,7 @@ func TestW2ALostEndIsNoticed(t *testing.T) {
 // TestW2AnUncleanStopWithoutDamageLosesNothingAndRaisesNoAlarm is the control of
 // the tests above.
 func TestW2AnUncleanStopWithoutDamageLosesNothingAndRaisesNoAlarm(t *testing.T) {
+	oneCaller(t)
 	origin := crashedStore(t, 20)
 	q, book := openDamaged(t, copyTree(t, origin.dir))
 	checkBlocks(t, leaseRest(t, q), origin.last, 1, 2)
@@ -311,6 +315,7 @@ func TestW2AnUncleanStopWithoutDamageLosesNothingAndRaisesNoAlarm(t *testing.T) 
 // TestW2ATornLastTransactionIsNoDamage: a kill in the middle of a commit leaves
 // entries without an end. They were never acknowledged, and nobody is woken.
 func TestW2ATornLastTransactionIsNoDamage(t *testing.T) {
+	oneCaller(t)
 	origin := crashedStore(t, 10)
 	dir := copyTree(t, origin.dir)
 	file := theFile(t, theShelf(t, dir), ".mem")
@@ -338,6 +343,7 @@ func TestW2ATornLastTransactionIsNoDamage(t *testing.T) {
 // TestW4FilesOfNoLengthDoNotStopTheOpening: a kill between the creation of a log
 // and its first byte, or between its truncation and its removal.
 func TestW4FilesOfNoLengthDoNotStopTheOpening(t *testing.T) {
+	oneCaller(t)
 	running := crashedStore(t, 10).dir
 	closed := closedStore(t, newRand(t), 10)
 	for _, tt := range []struct {
@@ -372,6 +378,7 @@ func TestW4FilesOfNoLengthDoNotStopTheOpening(t *testing.T) {
 // every table in silence, with a bad KEYREGISTRY it refuses to open. Whatever is
 // wrong with the files that only help, all hits are delivered.
 func TestW6TheFilesAroundTheTablesLoseNothing(t *testing.T) {
+	oneCaller(t)
 	closed := closedStore(t, newRand(t), 20)
 	running := crashedStore(t, 20).dir
 	harms := []struct {
@@ -423,6 +430,7 @@ func mustReadIfThere(path string) []byte {
 // TestARebuildThatWasKilledIsFinished: at no step of the exchange is a shelf
 // neither in its place nor found again.
 func TestARebuildThatWasKilledIsFinished(t *testing.T) {
+	oneCaller(t)
 	origin := crashedStore(t, 10)
 	rebuilt := copyTree(t, origin.dir)
 	f := &dbFiles{dir: theShelf(t, rebuilt), log: badgerLog{log: testOptions(t, "").Log}, kinds: shelfKinds}
@@ -521,6 +529,7 @@ func TestTooFewFileDescriptorsAreNoDamage(t *testing.T) {
 // TestW7OfflineVerifyLeavesTheQueueAsItWas: byte for byte, after an unclean stop
 // and with damage, and whatever a killed Verify has left.
 func TestW7OfflineVerifyLeavesTheQueueAsItWas(t *testing.T) {
+	oneCaller(t)
 	origin := crashedStore(t, 20)
 	places := placesOf(t, theShelf(t, origin.dir), prefixBlock)
 	flipBit(t, places[8].file, int64(places[8].off+20), 1)

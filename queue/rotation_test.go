@@ -61,6 +61,7 @@ func harmSnapshots(t testing.TB, shelf string, n int) {
 // state, and no hit is in doubt that was not. Today's alternative would be to
 // refuse the rest of the queue for one bad bit.
 func TestADamagedSnapshotLosesNothing(t *testing.T) {
+	oneCaller(t)
 	for _, closed := range []bool{true, false} {
 		origin, last := rowStore(t, closed)
 		want := statsOf(t, copyTree(t, origin))
@@ -152,6 +153,7 @@ func TestADamagedSnapshotIsReplacedByAnOlderOneOfItsShelf(t *testing.T) {
 // what is left of the deltas; nothing is refused, nothing is delivered without
 // saying that it may be a second time, and the sum closes.
 func TestWithoutAnySnapshotEverythingIsDeliveredInDoubt(t *testing.T) {
+	oneCaller(t)
 	for _, closed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("closed=%t", closed), func(t *testing.T) {
 			t.Parallel()
@@ -347,6 +349,7 @@ func TestForeignThingsAmongTheShelvesAreLeftAlone(t *testing.T) {
 // TestARotationKilledAtAnyStepLosesNothing: every state that a kill can leave of
 // the row of shelves opens with the same figures.
 func TestARotationKilledAtAnyStepLosesNothing(t *testing.T) {
+	oneCaller(t)
 	origin := crashedStore(t, 12)
 	want := statsOf(t, copyTree(t, origin.dir))
 	begin := func(t *testing.T, dir string) (*stream, *shelf) {

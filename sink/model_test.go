@@ -26,7 +26,8 @@ const modelRounds = 16
 // the poison must end as such, and everything must be settled once.
 func TestModel(t *testing.T) { eachSeed(t, modelRounds, model) }
 
-// eachSeed runs a model with seeds that it names, or with the one of the flag.
+// eachSeed runs a model with seeds that it names, or with the one of the flag. -short,
+// which goes with the race detector, runs a few.
 func eachSeed(t *testing.T, rounds int, run func(*testing.T, uint64)) {
 	t.Helper()
 	seed := *seedFlag
@@ -36,7 +37,7 @@ func eachSeed(t *testing.T, rounds int, run func(*testing.T, uint64)) {
 		rounds = 1
 	}
 	if testing.Short() {
-		rounds = min(rounds, 5)
+		rounds = min(rounds, 4)
 	}
 	for i := range rounds {
 		s := seed + uint64(i)
