@@ -101,12 +101,12 @@ func (r *reading) warn(log *slog.Logger) {
 // counts as its setting.
 func (r *reading) differences(next *reading) (changed, restart []string) {
 	contents := map[string]bool{
-		"admin.token-file":      r.secrets.AdminToken != next.secrets.AdminToken,
-		"matomo.token-file":     r.secrets.MatomoToken != next.secrets.MatomoToken,
-		"mysql.dsn-file":        r.secrets.MySQLDSN != next.secrets.MySQLDSN,
-		"mysql.reader-dsn-file": r.secrets.ReaderDSN != next.secrets.ReaderDSN,
-		"tls.acme-eab-file":     r.secrets.ACME != next.secrets.ACME,
-		"queue.encryption-key-file":        fmt.Sprintf("%q", reveal(r.secrets.QueueKeys)) != fmt.Sprintf("%q", reveal(next.secrets.QueueKeys)),
+		"admin.token-file":          r.secrets.AdminToken != next.secrets.AdminToken,
+		"matomo.token-file":         r.secrets.MatomoToken != next.secrets.MatomoToken,
+		"mysql.dsn-file":            r.secrets.MySQLDSN != next.secrets.MySQLDSN,
+		"mysql.reader-dsn-file":     r.secrets.ReaderDSN != next.secrets.ReaderDSN,
+		"tls.acme-eab-file":         r.secrets.ACME != next.secrets.ACME,
+		"queue.encryption-key-file": fmt.Sprintf("%q", reveal(r.secrets.QueueKeys)) != fmt.Sprintf("%q", reveal(next.secrets.QueueKeys)),
 	}
 	for i, v := range next.values {
 		if v.Text == r.values[i].Text && !contents[v.Setting] {
