@@ -117,6 +117,10 @@ func (s *Server) Addrs() (https, http net.Addr) {
 	}
 }
 
+// Connections gives how many are open on the public listeners. It may be called at any
+// time, from any goroutine.
+func (s *Server) Connections() int { return int(s.metrics.connections.Load()) }
+
 // Run listens and serves until ctx is done. Then it is not ready any more, goes
 // on serving for Config.ShutdownDelay, stops accepting, lets requests in hand
 // finish for at most Config.Grace, closes what is left and returns nil. It

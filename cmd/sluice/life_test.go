@@ -260,11 +260,19 @@ broken line
 
 func TestConnectionsLeaveFilesForTheQueue(t *testing.T) {
 	tests := []struct{ wanted, files, want int }{
-		{1000, 1 << 20, 1000}, {16384, 20000, 9744}, {16384, 1024, 256}, {16, 100, 1},
+		{1000, 1 << 20, 1000}, {16384, 20000, 16384}, {30000, 20000, 18976}, {16384, 4096, 3072}, {16384, 1024, 256}, {16, 100, 1},
 	}
 	for _, tt := range tests {
-		if got := capConnections(tt.wanted, tt.files); got != tt.want {
+		if got := capConnections(tt.wanted, tt.files, 256); got != tt.want {
 			t.Errorf("%d connections with %d files: got %d, want %d", tt.wanted, tt.files, got, tt.want)
+		}
+	}
+}
+
+func TestMemoryGrowsWithConnections(t *testing.T) {
+	for _, tt := range []struct{ connections, mib int }{{0, 208}, {1000, 208}, {11240, 408}} {
+		if got := memoryFor(tt.connections); got != int64(tt.mib)<<20 {
+			t.Errorf("%d connections: got %d, want %d MiB", tt.connections, got, tt.mib)
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"math"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,9 +13,16 @@ import (
 // Limits that the process sets itself.
 const (
 	// memoryLimit keeps what Go holds, and so the anonymous memory of the process,
-	// below 256 MiB: garbage is collected earlier instead. Live data is far below it,
-	// so the collector is never driven to run all the time.
+	// below 256 MiB: garbage is collected earlier instead. Live data is far below it.
 	memoryLimit = 208 << 20
+	// commonConnections fit into that. Each further one may take as much again as it
+	// holds while it waits over TLS: were the limit below what is live, the collector
+	// would run all the time.
+	commonConnections = 1000
+	connectionMemory  = 20 << 10
+	// memoryInterval is short beside the time in which so many connections come that
+	// the limit matters.
+	memoryInterval = time.Second
 	// wantedFiles is enough for any allowed number of connections.
 	wantedFiles = 1 << 20
 	// ownFiles is what the queue and the rest need besides connections: a failure to
@@ -25,6 +34,33 @@ const (
 func limitMemory(env []string) {
 	if lookup(env, "GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
+	}
+}
+
+// memoryFor gives Go's soft limit with so many connections, in bytes.
+func memoryFor(connections int) int64 {
+	return memoryLimit + int64(max(0, connections-commonConnections))*connectionMemory
+}
+
+// followConnections moves Go's soft limit with the number of connections until ctx is
+// done, unless the environment sets one.
+func (e *edge) followConnections(ctx context.Context) error {
+	if lookup(e.env, "GOMEMLIMIT") != "" {
+		<-ctx.Done()
+		return nil
+	}
+	clock := time.NewTicker(memoryInterval)
+	defer clock.Stop()
+	for last := int64(memoryLimit); ; {
+		if limit := memoryFor(e.proxy.Connections()); limit != last {
+			debug.SetMemoryLimit(limit)
+			last = limit
+		}
+		select {
+		case <-clock.C:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
@@ -49,7 +85,8 @@ func raiseFiles(log *slog.Logger) int {
 
 // capConnections gives how many connections the listener may hold, so that what
 // else needs files always finds them: each connection may bring a second one to
-// Matomo.
-func capConnections(wanted, files int) int {
-	return max(min(wanted, (files-ownFiles)/2), 1)
+// Matomo, up to upstream on either of the two ways there.
+func capConnections(wanted, files, upstream int) int {
+	left := files - ownFiles
+	return max(min(wanted, max(left/2, left-2*upstream)), 1)
 }

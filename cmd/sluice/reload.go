@@ -216,7 +216,7 @@ func (e *edge) reloadLocked() (changed, restart []string, err error) {
 	}
 	// The proxy takes all or nothing; nothing after it fails.
 	s := next.settings
-	if err := e.proxy.Reload(proxyTunables(s, capConnections(s.Proxy.MaxConnections, e.files))); err != nil {
+	if err := e.proxy.Reload(proxyTunables(s, capConnections(s.Proxy.MaxConnections, e.files, e.settings.Proxy.UpstreamConnections))); err != nil {
 		return nil, nil, err
 	}
 	if err := e.proxy.Reopen(); err != nil {

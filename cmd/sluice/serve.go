@@ -228,7 +228,7 @@ func sinkConfig(s *config.Settings, secrets config.Secrets, q *queue.Queue) sink
 func (e *edge) buildProxy() error {
 	s := e.settings
 	e.files = raiseFiles(e.log)
-	connections := capConnections(s.Proxy.MaxConnections, e.files)
+	connections := capConnections(s.Proxy.MaxConnections, e.files, s.Proxy.UpstreamConnections)
 	if connections < s.Proxy.MaxConnections {
 		e.log.Info("the limit on open files lowers the number of connections", "connections", connections, "files", e.files)
 	}
@@ -387,6 +387,7 @@ func (e *edge) live() error {
 			{name: "sink", run: e.sink.Run},
 			{name: "gate", run: e.gate.Run},
 			{name: "assets", run: e.assets.Run},
+			{name: "memory", run: e.followConnections},
 			{name: "proxy", run: e.proxy.Run, up: e.proxy.Started()},
 		},
 		signals: e.signals, failed: e.queue.Failed(), ready: e.ready, interval: interval,
