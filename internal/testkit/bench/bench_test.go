@@ -20,6 +20,7 @@ func TestPartsAreChosenBy(t *testing.T) {
 		{"a whole name", "accept-http-64", "accept-http-64"},
 		{"the beginning of names up to a dash", "accept-http", "accept-http-64, accept-http-256"},
 		{"several, in the order in which they run", "drain,accept-https-64", "accept-https-64, drain"},
+		{"two beginnings", "files-gzip,pages", "files-gzip-64, files-gzip-256, pages-64"},
 		{"a beginning that ends within a word: none", "accept-htt", "error"},
 		{"an unknown name beside a known one: none", "drain,sink", "error"},
 	}
