@@ -15,10 +15,8 @@ import (
 // what could not be passed.
 func (s *Server) newForwarder(transport http.RoundTripper, failed func(http.ResponseWriter, *http.Request, error)) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Transport: transport,
-		// What has no announced length, or is a stream of events, is passed on at once
-		// by itself. A page of known length is gathered into as few writes as there can be.
-		FlushInterval:  0,
+		Transport:      transport,
+		FlushInterval:  -1, // whatever Matomo sends is passed on at once
 		ErrorLog:       silent(),
 		BufferPool:     &s.buffers,
 		Rewrite:        s.rewrite,
@@ -83,11 +81,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 		// net/http waits for the rest of a body that Matomo did not want.
 		defer func() { f.read(f.soon()) }()
 	}
-	out := &clientWriter{ResponseWriter: w, f: f}
-	s.passing.ServeHTTP(out, r)
-	if out.gathered {
-		_ = out.FlushError() // a client that is gone is counted; nobody else is to be told
-	}
+	s.passing.ServeHTTP(&clientWriter{w, f}, r)
 }
 
 // read and write set when the client's side gives up. A writer that keeps no
@@ -147,13 +141,11 @@ func (b *clientBody) Read(p []byte) (int, error) {
 // timeout. While Matomo sends nothing no time runs.
 type clientWriter struct {
 	http.ResponseWriter
-	f        *forwarding
-	gathered bool // something may not be on its way yet
+	f *forwarding
 }
 
 // Write is part of [http.ResponseWriter].
 func (w *clientWriter) Write(p []byte) (int, error) {
-	w.gathered = true
 	w.f.write(w.f.soon())
 	n, err := w.ResponseWriter.Write(p)
 	w.finish(err)
@@ -162,7 +154,6 @@ func (w *clientWriter) Write(p []byte) (int, error) {
 
 // FlushError is how [http.ResponseController] flushes.
 func (w *clientWriter) FlushError() error {
-	w.gathered = false
 	w.f.write(w.f.soon())
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	w.finish(err)
