@@ -55,14 +55,13 @@ func TestBuckets(t *testing.T) {
 		}
 	})
 	t.Run("that are full are forgotten first", func(t *testing.T) {
+		const others = 40 * rateShards
 		b := newBuckets(rateShards * 8)
-		for site := range int64(4 * rateShards) {
-			b.take(siteKey(site), 1, r, b.began)
-		}
-		later := b.began.Add(time.Hour)
+		later := b.began.Add(others * time.Minute)
 		b.take(siteKey(1_000_000), 4, r, later)
-		for site := range int64(4 * rateShards) {
-			b.take(siteKey(2_000_000+site), 1, r, b.began) // full at that later time
+		for site := range int64(others) {
+			// Each is full again when the next comes.
+			b.take(siteKey(2_000_000+site), 1, r, b.began.Add(time.Duration(site)*time.Minute))
 		}
 		if _, ok := b.take(siteKey(1_000_000), 1, r, later); ok {
 			t.Error("a bucket in use was forgotten with full ones around")
