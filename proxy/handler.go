@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -113,11 +112,8 @@ type connKey struct{}
 // serveTracking brings net/http's request into the common form and answers it. It
 // returns how many hits were stored.
 func (s *Server) serveTracking(w http.ResponseWriter, r *http.Request, at place) int {
-	request := request{method: r.Method, place: at, query: []byte(r.URL.RawQuery), https: r.TLS != nil, original: r}
+	request := request{method: r.Method, place: at, query: []byte(r.URL.RawQuery), https: r.TLS != nil, original: r, peer: remoteOf(r)}
 	request.fill(r, s.cfg.KeepHeaders)
-	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		request.peer = canonical(ap.Addr())
-	}
 	request.peerText = request.peer.String()
 
 	limits := s.limits()

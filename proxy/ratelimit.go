@@ -250,10 +250,7 @@ func (s *Server) overRate(r *request) (refused answer, limited bool) {
 
 // addressed gives what the visitor's address is read from, of net/http's request.
 func (s *Server) addressed(r *http.Request) request {
-	var request request
-	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		request.peer = canonical(ap.Addr())
-	}
+	request := request{peer: remoteOf(r)}
 	if s.endpoint.trusts(request.peer) {
 		request.fill(r, nil)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,7 +107,7 @@ func (r *reading) differences(next *reading) (changed, restart []string) {
 		"mysql.dsn-file":            r.secrets.MySQLDSN != next.secrets.MySQLDSN,
 		"mysql.reader-dsn-file":     r.secrets.ReaderDSN != next.secrets.ReaderDSN,
 		"tls.acme-eab-file":         r.secrets.ACME != next.secrets.ACME,
-		"queue.encryption-key-file": fmt.Sprintf("%q", reveal(r.secrets.QueueKeys)) != fmt.Sprintf("%q", reveal(next.secrets.QueueKeys)),
+		"queue.encryption-key-file": !slices.Equal(r.secrets.QueueKeys, next.secrets.QueueKeys),
 	}
 	for i, v := range next.values {
 		if v.Text == r.values[i].Text && !contents[v.Setting] {
@@ -119,14 +120,6 @@ func (r *reading) differences(next *reading) (changed, restart []string) {
 		}
 	}
 	return changed, restart
-}
-
-func reveal(secrets []config.Secret) []string {
-	list := make([]string, len(secrets))
-	for i, s := range secrets {
-		list[i] = s.Reveal()
-	}
-	return list
 }
 
 // reloads is what a running edge knows of its settings' readings. Its methods may be
