@@ -16,7 +16,6 @@ import (
 func (s *Server) newForwarder(transport http.RoundTripper, failed func(http.ResponseWriter, *http.Request, error)) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Transport:      transport,
-		FlushInterval:  -1, // whatever Matomo sends is passed on at once
 		ErrorLog:       silent(),
 		BufferPool:     &s.buffers,
 		Rewrite:        s.rewrite,
@@ -29,6 +28,7 @@ func (s *Server) newForwarder(transport http.RoundTripper, failed func(http.Resp
 type forwarding struct {
 	s       *Server
 	control *http.ResponseController // of the client
+	conn    *countedConn             // the client's in HTTP/1, nil else
 	end     time.Time                // when all must be done
 	stall   time.Duration
 	timer   *time.Timer // ends the request's context
@@ -64,6 +64,9 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	defer cancel(nil)
 	took := s.limits().ProxyTimeout
 	f := &forwarding{s: s, control: http.NewResponseController(w), end: time.Now().Add(took), stall: s.cfg.Way.StallTimeout}
+	if r.ProtoMajor == 1 {
+		f.conn, _ = r.Context().Value(connKey{}).(*countedConn)
+	}
 	f.timer = time.AfterFunc(took, func() { cancel(errForwardTimeout) })
 	defer f.timer.Stop()
 	defer f.done.Store(true)
@@ -137,8 +140,8 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A clientWriter takes an answer of which each piece must be taken within the stall
-// timeout. While Matomo sends nothing no time runs.
+// A clientWriter passes each piece of an answer on as it comes, which must be taken
+// within the stall timeout. While Matomo sends nothing no time runs.
 type clientWriter struct {
 	http.ResponseWriter
 	f *forwarding
@@ -147,7 +150,14 @@ type clientWriter struct {
 // Write is part of [http.ResponseWriter].
 func (w *clientWriter) Write(p []byte) (int, error) {
 	w.f.write(w.f.soon())
+	w.f.conn.hold()
 	n, err := w.ResponseWriter.Write(p)
+	if err == nil {
+		err = w.f.flush()
+	}
+	if out := w.f.conn.release(); err == nil {
+		err = out
+	}
 	w.finish(err)
 	return n, err
 }
@@ -155,8 +165,13 @@ func (w *clientWriter) Write(p []byte) (int, error) {
 // FlushError is how [http.ResponseController] flushes.
 func (w *clientWriter) FlushError() error {
 	w.f.write(w.f.soon())
-	err := http.NewResponseController(w.ResponseWriter).Flush()
+	err := w.f.flush()
 	w.finish(err)
+	return err
+}
+
+func (f *forwarding) flush() error {
+	err := f.control.Flush()
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil // it gathers the answer
 	}

@@ -27,6 +27,11 @@ type countedConn struct {
 	// anything else is read.
 	claimed net.Addr
 
+	out      sync.Mutex     // held while writing
+	held     *[maxHeld]byte // guarded by out: nil while nothing is held back
+	gathered int            // guarded by out: bytes of held that wait
+	broken   error          // guarded by out: why what was held back did not go out
+
 	// Guarded by the crowd's mu.
 	network netip.Addr // what the connection counts for, if it does
 	left    bool       // it is closed
