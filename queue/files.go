@@ -9,20 +9,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// syncDir makes the entries of a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+	"sluice/internal/durable"
+)
 
 // syncTree makes a directory's entries and its own entry durable.
 func syncTree(dir string) error {
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }
 
 // makeDir creates a directory if it is missing and syncs its parent.
@@ -33,27 +26,7 @@ func makeDir(dir string) error {
 		}
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
-}
-
-// writeFileDurably replaces a small file so that after a crash it is either the
-// old one or the new one.
-func writeFileDurably(path string, data []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(dir))
 }
 
 const (

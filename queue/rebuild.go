@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"sluice/internal/durable"
 )
 
 // rebuildMark ends the name of a database that is being rebuilt.
@@ -45,7 +47,7 @@ func (f *dbFiles) rebuild(cause error) error {
 	if err := os.Rename(f.dir, kept); err != nil {
 		return err
 	}
-	if err := errors.Join(syncDir(filepath.Dir(f.dir)), syncDir(filepath.Dir(kept))); err != nil {
+	if err := errors.Join(durable.SyncDir(filepath.Dir(f.dir)), durable.SyncDir(filepath.Dir(kept))); err != nil {
 		return err
 	}
 	return f.finishRebuild()
@@ -157,7 +159,7 @@ func (f *dbFiles) finishRebuild() error {
 		if err := os.Rename(salvaged, kept); err != nil {
 			return err
 		}
-		if err := errors.Join(syncDir(filepath.Dir(kept)), syncDir(filepath.Dir(salvaged))); err != nil {
+		if err := errors.Join(durable.SyncDir(filepath.Dir(kept)), durable.SyncDir(filepath.Dir(salvaged))); err != nil {
 			return err
 		}
 	}

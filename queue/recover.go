@@ -14,6 +14,8 @@ import (
 	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/ristretto/v2/z"
 	"golang.org/x/sys/unix"
+
+	"sluice/internal/durable"
 )
 
 // What Badger does at opening that this file stands against:
@@ -297,7 +299,7 @@ func (f *dbFiles) salvage(names []string) error {
 			return fmt.Errorf("salvage %s: %w", name, err)
 		}
 	}
-	if err := syncDir(tmp); err != nil {
+	if err := durable.SyncDir(tmp); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, final); err != nil {
@@ -371,7 +373,7 @@ func (f *dbFiles) settleSalvage(db *badger.DB) error {
 	if lost > 0 {
 		return fmt.Errorf("%w: %d", errShort, lost)
 	}
-	return errors.Join(os.RemoveAll(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(os.RemoveAll(dir), durable.SyncDir(filepath.Dir(dir)))
 }
 
 // holds reports whether the database knows an entry's key as of the entry's

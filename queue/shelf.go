@@ -14,6 +14,8 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+
+	"sluice/internal/durable"
 )
 
 // memTableSize is Badger's memtable. 16 MiB was the fastest of 8 to 64 and lets
@@ -306,7 +308,7 @@ func (s *shelf) remove() (bool, error) {
 	if err := os.Rename(s.dir, gone); err != nil {
 		return false, err
 	}
-	if err := syncDir(parent); err != nil {
+	if err := durable.SyncDir(parent); err != nil {
 		return false, err
 	}
 	return true, os.RemoveAll(gone)

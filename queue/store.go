@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"sluice/internal/durable"
 )
 
 // A store is what store.json says.
@@ -67,7 +69,7 @@ func (s *store) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeFileDurably(filepath.Join(dir, "store.json"), append(data, '\n'))
+	return durable.WriteFile(filepath.Join(dir, "store.json"), append(data, '\n'))
 }
 
 // newStore draws a generation for an empty directory.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 
+	"sluice/internal/durable"
 	"sluice/internal/hit"
 )
 
@@ -270,7 +271,7 @@ func (s *stream) quarantineBlock(key blockKey, value []byte) error {
 		return err
 	}
 	name := fmt.Sprintf("%s-%016x-%d.block", filepath.Base(s.dir), key.generation, key.number)
-	return writeFileDurably(filepath.Join(dir, name), value)
+	return durable.WriteFile(filepath.Join(dir, name), value)
 }
 
 // pendingOf gives the unsettled hits of a decoded block.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"sluice/internal/durable"
 	"sluice/sink"
 )
 
@@ -44,7 +45,7 @@ func keepPause(dir string) func(*sink.Pause) error {
 				}
 				return fmt.Errorf("remove the pause: %w", err)
 			}
-			return syncDir(dir)
+			return durable.SyncDir(dir)
 		}
 		text, err := json.Marshal(p)
 		if err != nil {

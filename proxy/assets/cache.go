@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"sluice/internal/durable"
 )
 
 // Defaults and bounds of [Config].
@@ -153,7 +155,7 @@ func New(cfg Config, log *slog.Logger, set *metrics.Set) (*Cache, error) {
 			// What moves elsewhere is not the origin's.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		disk: disk{dir: cfg.Dir, write: writeSynced},
+		disk: disk{dir: cfg.Dir, write: durable.WriteFile},
 		jobs: make(chan *file, waiting), encode: make(chan *version, waiting),
 		pending: make(map[string]*file), refused: make(map[string]time.Time),
 	}

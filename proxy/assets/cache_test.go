@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sluice/internal/durable"
 )
 
 func TestFirstRequests(t *testing.T) {
@@ -367,11 +369,11 @@ func TestCrashBetweenRenames(t *testing.T) {
 	if err := os.Rename(name+liveRole, name+previousRole); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(name+liveRole+temporary, []byte("half"), 0o600); err != nil {
+	if err := os.WriteFile(name+liveRole+durable.TemporarySuffix, []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	newRig(t, o, r.dir, nil).wants("/matomo.js", http.StatusOK, trackerText(1))
-	if _, err := os.Stat(name + liveRole + temporary); err == nil {
+	if _, err := os.Stat(name + liveRole + durable.TemporarySuffix); err == nil {
 		t.Error("what the crash left half done is still there")
 	}
 }
@@ -383,10 +385,9 @@ func TestFullDisk(t *testing.T) {
 	full := true
 	r.disk.write = func(name string, b []byte) error {
 		if full {
-			_ = writeSynced(name, b[:len(b)/2]) // what fitted
 			return os.ErrInvalid
 		}
-		return writeSynced(name, b)
+		return durable.WriteFile(name, b)
 	}
 	r.wants("/matomo.js", http.StatusOK, trackerText(1))
 	o.file("/matomo.js", trackerText(2))

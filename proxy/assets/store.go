@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"sluice/internal/durable"
 )
 
 // The ends of names on the disk. A path has one file of each role at most.
@@ -18,7 +20,6 @@ const (
 	previousRole = ".prev"
 	pinRole      = ".pin"
 	rememberRole = ".answer"
-	temporary    = ".tmp"
 	damagedDir   = "damaged"
 )
 
@@ -26,7 +27,7 @@ const (
 // one path by one goroutine at a time.
 type disk struct {
 	dir string
-	// write is [writeSynced] but in tests of a full disk.
+	// write is [durable.WriteFile] but in tests of a full disk.
 	write func(name string, b []byte) error
 }
 
@@ -46,15 +47,10 @@ func (d *disk) put(m meta, role string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	name := d.path(m.Path, role)
-	if err := d.write(name+temporary, b); err != nil {
-		_ = os.Remove(name + temporary) // half a file; the next start removes it, too
+	if err := d.write(d.path(m.Path, role), b); err != nil {
 		return fmt.Errorf("store a copy: %w", err)
 	}
-	if err := os.Rename(name+temporary, name); err != nil {
-		return fmt.Errorf("store a copy: %w", err)
-	}
-	return syncDir(d.dir)
+	return nil
 }
 
 // replace makes a new copy the live one and the live one the previous. A crash
@@ -83,7 +79,7 @@ func (d *disk) remove(path string, roles ...string) error {
 			return fmt.Errorf("forget a copy: %w", err)
 		}
 	}
-	return syncDir(d.dir)
+	return durable.SyncDir(d.dir)
 }
 
 // touch notes when the origin last confirmed the live copy. It is not synced: after a
@@ -113,7 +109,7 @@ func (d *disk) load(each func(storedCopy), damaged func(name string, err error))
 	for _, entry := range entries {
 		name := entry.Name()
 		role := filepath.Ext(name)
-		if role == temporary {
+		if role == durable.TemporarySuffix {
 			_ = os.Remove(filepath.Join(d.dir, name)) // it is no copy and never will be
 			continue
 		}
@@ -160,21 +156,4 @@ func (d *disk) setAside(name string) {
 	// Without it the file stays, is reported at each start and is never served.
 	_ = os.MkdirAll(aside, 0o700)
 	_ = os.Rename(filepath.Join(d.dir, name), filepath.Join(aside, name))
-}
-
-func writeSynced(name string, b []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync the copies' directory: %w", err)
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"sluice/internal/durable"
 )
 
 const (
@@ -36,7 +38,7 @@ func selfSigned(dir string) (*tls.Certificate, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		if data, err = newSelfSigned(); err == nil {
-			err = writeOnce(dir, file, data)
+			err = errors.Join(os.MkdirAll(dir, 0o700), durable.WriteFile(file, data))
 		}
 	}
 	if err != nil {
@@ -90,24 +92,4 @@ func newSelfSigned() ([]byte, error) {
 	}
 	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyBytes})...), nil
-}
-
-// writeOnce writes a file that only its owner can read, whole or not at all.
-func writeOnce(dir, file string, data []byte) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	temporary, err := os.CreateTemp(dir, ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = temporary.Write(data)
-	err = errors.Join(err, temporary.Sync(), temporary.Close())
-	if err == nil {
-		err = os.Rename(temporary.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temporary.Name()))
-	}
-	return nil
 }
