@@ -271,6 +271,9 @@ func holdsSecret(s []byte) bool { return bytes.ContainsAny(s, "=%") && hasWord(s
 // appendMaskedQuery appends a query without the values of secrets. A value that could
 // hold a secret, as an address with parameters does, is masked as a whole.
 func appendMaskedQuery(b, query []byte) []byte {
+	if !hasWord(query, secretNames) { // which are in whatever secretTexts has; no word spans a pair
+		return append(b, query...)
+	}
 	for i, pair := range bytes.Split(query, []byte("&")) {
 		if i > 0 {
 			b = append(b, '&')
