@@ -35,6 +35,8 @@ type entry struct {
 	version    uint64 // Badger's commit number
 	deleted    bool
 	end        bool // the mark that ends a transaction, not a value
+	logged     bool // from a log, not from a table
+	torn       bool // something before it in its transaction does not verify
 }
 
 // ours reports whether an entry is a whole value of the database's, and puts the
@@ -138,15 +140,19 @@ func logEntries(data []byte) iter.Seq[entry] {
 		if len(data) < walHeaderLen {
 			return
 		}
+		torn := false
 		for rest := data[walHeaderLen:]; len(rest) > 0; {
 			e, n, ok := parseLogEntry(rest)
 			if ok {
+				e.logged, e.torn = true, torn
 				if !yield(e) {
 					return
 				}
+				torn = torn && !e.end
 				rest = rest[n:]
 				continue
 			}
+			torn = true
 			if n > 0 && entryFollows(rest[n:]) {
 				// Only this one is damaged. What lies inside it is never taken for an
 				// entry: it comes from clients.
@@ -235,14 +241,27 @@ func walKeyLen(letter byte) uint64 {
 	return 0
 }
 
-// lastCommitIn gives the number of the newest transaction that the files in dir
-// prove to have been written to its end. Everything up to it was committed.
+// lastCommitIn gives the number of the newest transaction that the logs in dir prove
+// to have been written as a whole, 0 for none. Everything up to it was committed. A disk
+// writes what is not synced in any order, so that of the last one the end may be there
+// without what comes before it; of earlier ones, which were synced before the next was
+// begun, such a gap is damage.
 func lastCommitIn(dir string) (version uint64, err error) {
+	torn := uint64(0)
 	for e, err := range entriesIn(dir) {
-		if err != nil {
+		switch {
+		case err != nil:
 			return 0, err
+		case !e.logged:
+			continue
 		}
-		if e.end {
+		if e.version > torn {
+			version = max(version, torn)
+		}
+		switch {
+		case e.end && e.torn:
+			torn = e.version
+		case e.end:
 			version = max(version, e.version)
 		}
 	}

@@ -88,7 +88,9 @@ func (f *dbFiles) copyEntries(fresh string) (int, error) {
 	return got, err
 }
 
-// fill writes the newest version of every key and counts those that are alive.
+// fill writes the newest version of every key and counts those that are alive. What
+// was not committed stays behind, as it does at any opening: of a transaction that a
+// power loss cut, a part would promise what is not there.
 func (f *dbFiles) fill(db *badger.DB) (alive int, err error) {
 	type last struct {
 		version uint64
@@ -97,12 +99,16 @@ func (f *dbFiles) fill(db *badger.DB) (alive int, err error) {
 	seen := map[string]last{}
 	batch := db.NewWriteBatch()
 	defer batch.Cancel()
-	for _, dir := range []string{salvageDir(f.dir), f.dir} {
+	committed, err := f.lastCommit()
+	if err != nil {
+		return 0, err
+	}
+	for _, dir := range f.sources() {
 		for e, err := range entriesIn(dir) {
 			if err != nil {
 				return 0, err
 			}
-			if !f.ours(&e) {
+			if e.logged && e.version > committed || !f.ours(&e) {
 				continue
 			}
 			key := string(e.key)
@@ -126,6 +132,21 @@ func (f *dbFiles) fill(db *badger.DB) (alive int, err error) {
 		}
 	}
 	return alive, batch.Flush()
+}
+
+// sources are where files of the database may be before it has been opened.
+func (f *dbFiles) sources() []string { return []string{salvageDir(f.dir), f.dir} }
+
+// lastCommit is [lastCommitIn] for the files and the copies of them.
+func (f *dbFiles) lastCommit() (version uint64, err error) {
+	for _, dir := range f.sources() {
+		v, err := lastCommitIn(dir)
+		if err != nil {
+			return 0, err
+		}
+		version = max(version, v)
+	}
+	return version, nil
 }
 
 func countKeys(o badger.Options) (n int, err error) {

@@ -247,7 +247,16 @@ func (f *dbFiles) prepare() (rebuilt bool, err error) {
 	if _, err := os.Stat(salvageDir(f.dir)); err == nil {
 		// The process died between the copy and the check. The copy is older and
 		// more complete than what is there now.
-		return true, f.rebuild(errors.New("the opening before this one did not finish"))
+		empty, err := f.neverCommitted()
+		if err != nil {
+			return false, err
+		}
+		if !empty {
+			return true, f.rebuild(errors.New("the opening before this one did not finish"))
+		}
+		if err := f.dropSalvage(); err != nil {
+			return false, err
+		}
 	}
 	if err := f.removeEmptyLogs(); err != nil {
 		return false, err
@@ -373,7 +382,25 @@ func (f *dbFiles) settleSalvage(db *badger.DB) error {
 	if lost > 0 {
 		return fmt.Errorf("%w: %d", errShort, lost)
 	}
+	return f.dropSalvage()
+}
+
+func (f *dbFiles) dropSalvage() error {
+	dir := salvageDir(f.dir)
 	return errors.Join(os.RemoveAll(dir), durable.SyncDir(filepath.Dir(dir)))
+}
+
+// neverCommitted reports whether the files and the copies hold no transaction, as those
+// of a database that was just begun: there is nothing to rebuild.
+func (f *dbFiles) neverCommitted() (bool, error) {
+	for _, dir := range f.sources() {
+		tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+		if err != nil || len(tables) > 0 {
+			return false, err
+		}
+	}
+	committed, err := f.lastCommit()
+	return committed == 0 && err == nil, err
 }
 
 // holds reports whether the database knows an entry's key as of the entry's

@@ -18,8 +18,10 @@ type recording struct {
 
 // recordedLife is one life: its ledger before it, and where in the log it begins.
 type recordedLife struct {
-	from int
-	led  *ledger
+	from   int
+	led    *ledger
+	killed int // where the census begins, whose opening meets what the kill has left
+	census int // where it has ended
 }
 
 // recordLives runs a worker on a recorded disk, kills it, takes a census, which
@@ -46,7 +48,9 @@ func recordLives(t *testing.T, f filesystem, dir string, lives int, life time.Du
 		p.mustAwait("the opening", func() bool { return p.ready })
 		<-time.After(life)
 		p.kill()
+		rec.lives[i].killed = r.position()
 		check(t, l, job{Dir: m.store(), Reserve: 1, ShelfBytes: j.ShelfBytes}, "between recordings")
+		rec.lives[i].census = r.position()
 	}
 	m.mustUnmount()
 	r.record(false)
@@ -110,9 +114,16 @@ func (rec *recording) try(t *testing.T, f filesystem, dir string, states []crash
 	}
 }
 
-// states draws moments: early ones, in which the store is made, busy ones, with
-// many writes in the cache, and any.
-func (rec *recording) states(t *testing.T, early, busy, other int) []crashState {
+// moments says how many crash states to draw of each kind.
+type moments struct {
+	early   int // in which the store is made
+	busy    int // with many writes in the cache
+	opening int // while a store is opened that was not closed
+	other   int
+}
+
+// states draws moments.
+func (rec *recording) states(t *testing.T, n moments) []crashState {
 	t.Helper()
 	rng, _ := newRand(t)
 	log := rec.r.log
@@ -129,18 +140,22 @@ func (rec *recording) states(t *testing.T, early, busy, other int) []crashState 
 	t.Logf("the log has %d events, %d of them flushes, the first acknowledgement at %d", len(log), flushes, first)
 	var out []crashState
 	add := func(at int) { out = append(out, crashState{at: at, loss: loss(len(out) % 4)}) }
-	for range early {
+	for range n.early {
 		add(min(rec.begin+1+rng.IntN(first+first/4-rec.begin), len(log)-1))
 	}
-	moments := rec.r.busiest(busy)
-	for i := range busy {
-		if len(moments) == 0 { // no flush at all
-			other += busy
+	busiest := rec.r.busiest(n.busy)
+	for i := range n.busy {
+		if len(busiest) == 0 { // no flush at all
+			n.other += n.busy
 			break
 		}
-		add(moments[i%len(moments)])
+		add(busiest[i%len(busiest)])
 	}
-	for range other {
+	for i := range n.opening {
+		life := rec.lives[i%len(rec.lives)]
+		add(life.killed + rng.IntN(max(1, life.census-life.killed)))
+	}
+	for range n.other {
 		add(rec.begin + 1 + rng.IntN(len(log)-1-rec.begin))
 	}
 	return out
@@ -152,18 +167,18 @@ func (rec *recording) states(t *testing.T, early, busy, other int) []crashState 
 // entries.
 func TestRecordedDiskKeepsEverythingAcknowledged(t *testing.T) {
 	for _, tt := range []struct {
-		f                  filesystem
-		early, busy, other int
+		f filesystem
+		n moments
 	}{
-		{ext4, rounds(6, 100), rounds(8, 200), rounds(6, 200)},
-		{xfs, rounds(1, 50), rounds(2, 100), rounds(2, 100)},
+		{ext4, moments{early: rounds(4, 100), busy: rounds(6, 200), opening: rounds(6, 200), other: rounds(4, 200)}},
+		{xfs, moments{early: rounds(1, 50), busy: rounds(1, 100), opening: rounds(2, 100), other: rounds(1, 100)}},
 	} {
 		t.Run(tt.f.kind, func(t *testing.T) {
 			t.Parallel()
 			needRoot(t, tt.f.mkfs[0], "losetup")
 			dir := scratch(t)
 			rec := recordLives(t, tt.f, dir, 2, 500*time.Millisecond, false)
-			rec.try(t, tt.f, dir, rec.states(t, tt.early, tt.busy, tt.other), func(s crashState, faults []string, log string) {
+			rec.try(t, tt.f, dir, rec.states(t, tt.n), func(s crashState, faults []string, log string) {
 				report(t, faults, fmt.Sprintf("log position %d, unflushed writes kept: %v", s.at, s.loss))
 				if len(faults) > 0 {
 					t.Logf("the census said: %s", log)
@@ -190,7 +205,7 @@ func TestRecordedDiskCatchesForgottenFlushes(t *testing.T) {
 			dir := scratch(t)
 			rec := recordLives(t, ext4, dir, 1, 600*time.Millisecond, tt.forgets, tt.options...)
 			bad := 0
-			rec.try(t, ext4, dir, rec.states(t, 0, 2, 4), func(_ crashState, faults []string, _ string) {
+			rec.try(t, ext4, dir, rec.states(t, moments{busy: 2, other: 4}), func(_ crashState, faults []string, _ string) {
 				if len(faults) > 0 {
 					bad++
 				}

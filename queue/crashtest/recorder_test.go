@@ -18,6 +18,13 @@ import (
 // sector is what a disk writes whole or not at all.
 const sector = 512
 
+// ext4 does not mount behind a superblock that is half written: a checksum in its last
+// sector covers all of it. An administrator has fsck for that.
+const (
+	superblock    = 1024
+	superblockLen = 1024
+)
+
 // An event is one thing that a recorded disk has seen, or one line of a worker.
 type event struct {
 	kind byte // eventWrite, eventFlush or eventLine
@@ -135,7 +142,7 @@ const (
 	keepNone loss = iota
 	keepAll
 	keepSome // each write with even odds
-	keepTorn // each sector with even odds
+	keepTorn // each sector with even odds, but a superblock as a whole
 )
 
 func (l loss) String() string { return [...]string{"none", "all", "some", "torn"}[l] }
@@ -171,10 +178,15 @@ func (r *recorder) crashState(durable []byte, from, k int, l loss, rng *rand.Ran
 				copy(img[e.off:], e.data)
 			}
 		case keepTorn:
-			for o := 0; o < len(e.data); o += sector {
-				if rng.IntN(2) == 0 {
-					copy(img[e.off+int64(o):], e.data[o:min(o+sector, len(e.data))])
+			for o := 0; o < len(e.data); {
+				n := min(sector, len(e.data)-o)
+				if e.off+int64(o) == superblock {
+					n = min(superblockLen, len(e.data)-o)
 				}
+				if rng.IntN(2) == 0 {
+					copy(img[e.off+int64(o):], e.data[o:o+n])
+				}
+				o += n
 			}
 		}
 	}

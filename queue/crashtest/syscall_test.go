@@ -207,8 +207,8 @@ func (r *result) judgeEnd(in injection) string {
 	defer r.p.mu.Unlock()
 	code := r.p.exitCode()
 	switch {
-	case r.p.failure != "" && r.p.closed:
-		return "failed while closing"
+	case r.p.failure != "" && (r.p.closed || code == exitFault && strings.Contains(r.p.err.String(), "close:")):
+		return "failed while closing" // which may begin before, and end before the process would by itself
 	case r.p.failure != "":
 		if code != exitFailed {
 			r.t.Errorf("%v: failed and ended with %d: %s", in, code, r.p.err)
