@@ -247,7 +247,9 @@ func (s *stream) write(g *group, ops []*op, now time.Time) (*delta, error) {
 	s.deltasSince += int64(len(value)) + 32
 
 	s.mu.Lock()
+	before := s.st.pendingBytes()
 	s.st.apply(seq, d)
+	s.guard.pending.Add(s.st.pendingBytes() - before)
 	close(s.committed)
 	s.committed = make(chan struct{})
 	s.mu.Unlock()

@@ -46,8 +46,9 @@ type guard struct {
 	log     *slog.Logger
 	statfs  func(dir string) (free, total int64, err error) // replaced in tests
 
-	free atomic.Int64
-	full atomic.Bool
+	free    atomic.Int64
+	full    atomic.Bool
+	pending atomic.Int64 // bytes of blocks of all streams that hold unsettled hits, and behind one that does
 
 	mu      sync.Mutex
 	ballast bool
@@ -156,11 +157,11 @@ func (g *guard) makeBallastLocked() {
 }
 
 // accepting returns nil if hits may be stored, else why not.
-func (g *guard) accepting(pendingBytes int64) error {
+func (g *guard) accepting() error {
 	if g.full.Load() {
 		return fmt.Errorf("%w: free disk space is below the reserve", ErrFull)
 	}
-	if g.maxSize > 0 && pendingBytes >= g.maxSize {
+	if g.maxSize > 0 && g.pending.Load() >= g.maxSize {
 		return fmt.Errorf("%w: it has reached its maximum size", ErrFull)
 	}
 	return nil

@@ -149,7 +149,9 @@ func idsOf(hits []hit.Pending) (ids []hit.ID) {
 // flush waits until everything submitted so far is committed.
 func flush(t testing.TB, q *Queue) {
 	t.Helper()
-	if err := q.live.submitAndWait(&op{}); err != nil {
-		t.Fatal(err)
+	for _, s := range q.running() {
+		if err := s.submitAndWait(&op{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

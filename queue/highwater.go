@@ -58,4 +58,10 @@ func (h *highWater) write(number, seq uint64) {
 	_, _ = h.f.WriteAt(h.buf[:], 0)
 }
 
-func (h *highWater) close() error { return h.f.Close() }
+// close closes the file. A drained import has none and is nil.
+func (h *highWater) close() error {
+	if h == nil {
+		return nil
+	}
+	return h.f.Close()
+}

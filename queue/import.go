@@ -61,7 +61,7 @@ type importJudge struct {
 
 func (j *importJudge) judge(p *hit.Pending, size int) (hit.Imported, error) {
 	id := p.ID
-	own := id.Generation == j.q.generation
+	own := j.q.of(id.Generation) != nil
 	if id.Generation == 0 || id.Block == 0 || id.Index >= maxBlockHits {
 		return hit.ImportBadID, nil
 	}
@@ -134,12 +134,12 @@ func (j *importJudge) imported(id hit.ID) (bool, error) {
 // waits reports whether a hit of this store is pending, as far as its block was not
 // lost, or is pending again.
 func (q *Queue) waits(id hit.ID) bool {
-	s := q.live
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, again := s.st.requeued[id]; again {
+	if q.isReturned(id) {
 		return true
 	}
+	s := q.of(id.Generation)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, lost := range s.st.spans {
 		if lost.from <= id.Block && id.Block <= lost.to {
 			return false

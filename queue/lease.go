@@ -18,13 +18,13 @@ const DoubtLost = 1<<64 - 1
 // leaseRead bounds what one read ahead decodes, in bytes.
 const leaseRead = 4 << 20
 
-// A leaseReader hands out hits in order, each once.
+// A leaseReader hands out hits in order, each once. It belongs to whoever holds
+// [Queue.leasing].
 type leaseReader struct {
-	mu   sync.Mutex // one lease at a time
-	next uint64     // the block to read next; 0 = from the floor
-	// carry is hits that are read and not handed out yet. Guarded by mu.
+	next uint64 // the block to read next; 0 = from the floor
+	// carry is hits that are read and not handed out yet.
 	carry []hit.Pending
-	// spans are holes found, not yet reported. Guarded by mu.
+	// spans are holes found, not yet reported.
 	spans []span
 
 	// orphans are journal entries found at opening: what was in flight when the
@@ -66,38 +66,46 @@ func (r *leaseReader) leftIn(st *state, number uint64, index uint32) uint64 {
 	return batch
 }
 
-// lease: see [Queue.Lease].
-func (s *stream) lease(ctx context.Context, limit int) ([]hit.Pending, error) {
+// fill reads ahead until there is something to hand out or all is read. Then it gives
+// what is closed at the next commit.
+func (s *stream) fill(ctx context.Context, limit int) (committed <-chan struct{}, err error) {
 	r := &s.reader
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for {
-		if len(r.carry) > 0 {
-			n := min(limit, len(r.carry))
-			out := r.carry[:n:n]
-			r.carry = r.carry[n:]
-			return out, nil
-		}
 		s.mu.Lock()
 		committed, stopErr := s.committed, s.stopErr
 		r.next = max(r.next, s.st.floor)
 		last := s.st.lastNumber
 		s.mu.Unlock()
-		if stopErr != nil {
+		switch {
+		case len(r.carry) > 0:
+			return nil, nil
+		case stopErr != nil:
 			return nil, stopErr
+		case r.next > last:
+			return committed, nil
 		}
-		if r.next <= last {
-			if err := s.readAhead(ctx, last, limit); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		select {
-		case <-committed:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := s.readAhead(ctx, last, limit); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// give hands out up to n hits of those that fill has read.
+func (r *leaseReader) give(n int) []hit.Pending {
+	n = min(n, len(r.carry))
+	out := r.carry[:n:n]
+	r.carry = r.carry[n:]
+	return out
+}
+
+// before counts the hits that fill has read and that were received before a time, in
+// Unix nanoseconds, or at it.
+func (r *leaseReader) before(at int64) int {
+	n := 0
+	for n < len(r.carry) && r.carry[n].ReceivedAt <= at {
+		n++
+	}
+	return n
 }
 
 // readAhead fills carry from the blocks r.next..last.
@@ -209,9 +217,9 @@ func (t *tracker) add(b *block, sets []*hit.RequestSet, pending []hit.Pending) {
 	t.blocks[b.key.number] = l
 }
 
-// claim marks hits as being settled and gives what that changes. It refuses
-// hits that are not leased, or are settled already, and then changes nothing.
-func (t *tracker) claim(generation uint64, list []hit.Settlement) (*delta, error) {
+// judge gives what settling hits changes. It refuses hits that are not leased, or are
+// settled already. The caller lets nobody else settle until it has called take.
+func (t *tracker) judge(generation uint64, list []hit.Settlement) (*delta, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	perBlock := map[uint64]*settle{}
@@ -250,13 +258,21 @@ func (t *tracker) claim(generation uint64, list []hit.Settlement) (*delta, error
 	}
 	slices.Sort(order)
 	for _, n := range order {
-		t.blocks[n].claimed.or(perBlock[n].settled)
 		d.settles = append(d.settles, *perBlock[n])
 	}
 	for k, by := range perCounter {
 		d.counts = append(d.counts, countChange{key: k, by: by})
 	}
 	return d, nil
+}
+
+// take marks hits as being settled.
+func (t *tracker) take(d *delta) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range d.settles {
+		t.blocks[d.settles[i].block].claimed.or(d.settles[i].settled)
+	}
 }
 
 // committed forgets blocks of which every hit is settled on disk.
@@ -284,13 +300,10 @@ func (t *tracker) find(number uint64) *leasedBlock {
 	return t.blocks[number]
 }
 
-// journal: see [Queue.Journal].
-func (s *stream) journal(ids []hit.ID, memo []byte, now int64) (uint64, error) {
+// journal writes down, synced, that hits of the stream are about to be sent.
+func (s *stream) journal(batch uint64, ids []hit.ID, memo []byte, now int64) error {
 	sorted := slices.SortedFunc(slices.Values(ids), hit.ID.Compare)
-	s.mu.Lock()
-	s.lastBatch++
-	e := journalEntry{batch: s.lastBatch, at: now, memo: slices.Clone(memo)}
-	s.mu.Unlock()
+	e := journalEntry{batch: batch, at: now, memo: slices.Clone(memo)}
 	for _, id := range sorted {
 		if n := len(e.ids); n > 0 && e.ids[n-1].block == id.Block && e.ids[n-1].to+1 == id.Index {
 			e.ids[n-1].to++
@@ -298,5 +311,5 @@ func (s *stream) journal(ids []hit.ID, memo []byte, now int64) (uint64, error) {
 		}
 		e.ids = append(e.ids, idRange{block: id.Block, from: id.Index, to: id.Index})
 	}
-	return e.batch, s.submitAndWait(&op{delta: delta{begins: []journalEntry{e}}})
+	return s.submitAndWait(&op{delta: delta{begins: []journalEntry{e}}})
 }

@@ -296,3 +296,19 @@ func (l *ledger) unsettled() []Counter {
 func counterOfSlot(k counterKey, t tally) Counter {
 	return Counter{k.site, k.quarter, t.accepted, t.delivered, t.invalid, t.dead}
 }
+
+// settledUntil gives the end, in Unix nanoseconds, of the site's last quarter in which
+// hits are settled; 0 if there is none.
+func (s *siteLedger) settledUntil() int64 {
+	last := s.foldedTo
+	for _, o := range slices.Backward(s.open) {
+		if o.accepted > o.pending() {
+			last = max(last, o.quarter+1)
+			break
+		}
+	}
+	if n := len(s.done); n > 0 {
+		last = max(last, int64(s.done[n-1].quarter)+1)
+	}
+	return last * quarterSeconds * 1e9
+}

@@ -62,7 +62,7 @@ func openStream(cfg streamConfig) (*stream, error) {
 	}
 	s.clock = max(s.st.lastClock, s.current().first.clock-1)
 	s.bornAt = time.Unix(0, int64(s.current().first.clock))
-	s.lastBatch = s.st.lastBatch
+	s.guard.pending.Add(s.st.pendingBytes())
 	s.reader.setOrphans(s.st)
 	go s.commitLoop() // ended by stop, or by the first error
 	return s, nil

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -48,9 +47,17 @@ type Queue struct {
 	lock       *os.File
 	guard      *guard
 	inst       *instruments
-	live       *stream
-	dead       *deadLetters
-	keys       Keys
+	streams
+	dead *deadLetters
+	keys Keys
+
+	shelfLimits shelfLimits
+
+	leasing  sync.Mutex      // held while hits are handed out
+	given    map[int64]int64 // guarded by leasing: when a site's newest hit was received that was handed out, in Unix nanoseconds
+	claiming sync.Mutex      // held while it is decided what may be settled
+
+	importing sync.Mutex // held while an import begins, takes hits or ends
 
 	// leaving is held while letters leave and while hits of exports come: what is
 	// decided about an id is carried out before another decides.
@@ -96,6 +103,8 @@ func Open(o Options) (*Queue, error) {
 		dir: o.Dir, log: o.Log, now: o.Now, lock: lock, keys: o.Keys,
 		stopGuard: make(chan struct{}),
 		failed:    make(chan struct{}),
+		given:     map[int64]int64{},
+		streams:   streams{joined: make(chan struct{})},
 	}
 	if err := q.open(o); err != nil {
 		return nil, errors.Join(fmt.Errorf("open queue %s: %w", o.Dir, err), lock.Close())
@@ -122,14 +131,21 @@ func (q *Queue) open(o Options) error {
 	if q.dead, err = openDeadLetters(filepath.Join(o.Dir, "dead"), newBadgerLog(o.Log, q.fail), o.Keys); err != nil {
 		return err
 	}
-	q.live, err = openStream(streamConfig{
-		dir: filepath.Join(o.Dir, "live"), generation: q.generation, log: o.Log, now: o.Now,
-		guard: q.guard, inst: q.inst, failed: q.fail, limits: limitsOf(o.ShelfBytes), keys: o.Keys,
-	})
-	if err != nil {
+	q.shelfLimits = limitsOf(o.ShelfBytes)
+	if q.live, err = q.openStream("live", q.generation); err != nil {
 		return errors.Join(err, q.dead.close())
 	}
+	q.batch = q.live.st.lastBatch
+	if err := q.openImports(); err != nil {
+		return errors.Join(err, q.closeStreams(), q.dead.close())
+	}
+	q.each(func(st *state) {
+		for site, l := range st.counters.sites {
+			q.given[site] = max(q.given[site], l.settledUntil())
+		}
+	})
 	q.wg.Go(func() { q.guard.run(q.stopGuard) }) // ended by Close
+	q.wg.Go(func() { q.drainLoop(q.stopGuard) }) // as above
 	err = q.reconcileDead()
 	if err == nil {
 		err = q.beginKeys()
@@ -153,7 +169,9 @@ func (q *Queue) fail(err error) {
 		q.inst.syncErrors.Inc()
 	})
 	if q.live != nil {
-		q.live.mark(err)
+		for _, s := range q.all() {
+			s.mark(err)
+		}
 	}
 }
 
@@ -194,12 +212,12 @@ func (q *Queue) Ready() error {
 	}
 	s := q.live
 	s.mu.Lock()
-	stopErr, pending := s.stopErr, s.st.pendingBytes()
+	stopErr := s.stopErr
 	s.mu.Unlock()
 	if stopErr != nil {
 		return stopErr
 	}
-	if err := q.guard.accepting(pending); err != nil {
+	if err := q.guard.accepting(); err != nil {
 		return err
 	}
 	if began := s.commitBegan.Load(); began != 0 {
@@ -210,53 +228,20 @@ func (q *Queue) Ready() error {
 	return nil
 }
 
-// Lease gives up to limit hits in the order of arrival, blocking until there is
-// at least one that was not leased before. Each hit is leased once a process; it
-// stays the caller's until it is settled. It returns ctx's error when ctx ends,
-// [ErrStopped] after the end, [ErrNewerFormat] for a block of a newer version,
-// [ErrKey] for one that is encrypted with an unknown key.
-func (q *Queue) Lease(ctx context.Context, limit int) ([]hit.Pending, error) {
-	return q.live.lease(ctx, limit)
+// openStream opens a stream in a directory of its own, or makes it.
+func (q *Queue) openStream(name string, generation uint64) (*stream, error) {
+	return openStream(streamConfig{
+		dir: filepath.Join(q.dir, name), generation: generation, log: q.log, now: q.now,
+		guard: q.guard, inst: q.inst, failed: q.fail, limits: q.shelfLimits, keys: q.keys,
+	})
 }
 
-// Journal writes down that hits are about to be sent and returns once that is
-// synced. If the process ends before [Queue.Settle] is called with the batch,
-// the hits come back as uncertain. The memo, a few bytes of the caller's own, is
-// kept with them; nil = none.
-func (q *Queue) Journal(ids []hit.ID, memo []byte) (batch uint64, err error) {
-	return q.live.journal(ids, memo, q.now().UnixNano())
-}
-
-// Memo gives what [Queue.Journal] was given with a batch, in this process or in an
-// earlier one; nil when the batch has ended, had none, or was lost with the
-// journal.
-func (q *Queue) Memo(batch uint64) []byte {
-	q.live.mu.Lock()
-	defer q.live.mu.Unlock()
-	return slices.Clone(q.live.st.journal[batch].memo)
-}
-
-// Settle ends the journal's batch and settles hits, in one transaction that is
-// committed with the next group, within 100 ms. The settlements may cover a part
-// of the batch or nothing: what is not settled is as if it had never been sent.
-// Batch 0 stands for none.
-//
-// Dead letters are synced before Settle returns; on a full disk it waits for room
-// with them. It returns an error, having changed nothing, if a hit is not leased
-// or was settled before.
-func (q *Queue) Settle(batch uint64, list []hit.Settlement) error {
-	if err := q.bury(list); err != nil {
-		return err
+func (q *Queue) closeStreams() error {
+	var errs []error
+	for _, s := range q.all() {
+		errs = append(errs, s.close())
 	}
-	d, err := q.live.track.claim(q.generation, list)
-	if err != nil {
-		return err
-	}
-	if batch != 0 {
-		d.ends = append(d.ends, batch)
-	}
-	q.inst.settled(list)
-	return q.live.submit(&op{delta: *d})
+	return errors.Join(errs...)
 }
 
 // Close commits what has been submitted, closes the files and releases the
@@ -265,13 +250,17 @@ func (q *Queue) Settle(batch uint64, list []hit.Settlement) error {
 func (q *Queue) Close() error {
 	q.closeOnce.Do(func() {
 		close(q.stopGuard)
-		q.live.stop()
-		q.live.closer.Wait()
+		q.importing.Lock() // no import begins or ends from now on
+		defer q.importing.Unlock()
+		for _, s := range q.all() {
+			s.stop()
+			s.closer.Wait()
+		}
 		q.wg.Wait()
 		q.leaving.Lock() // what is under way ends with the stream's refusal
 		defer q.leaving.Unlock()
 		if q.Err() == nil {
-			q.closeErr = q.live.close()
+			q.closeErr = q.closeStreams()
 			if q.guard.mayWrite() { // else the dead letters stay as a kill leaves them
 				if q.closeErr == nil {
 					q.closeErr = q.endKeys()
@@ -279,7 +268,15 @@ func (q *Queue) Close() error {
 				q.closeErr = errors.Join(q.closeErr, q.dead.close())
 			}
 		}
-		q.closeErr = errors.Join(q.closeErr, q.live.high.close(), q.lock.Close())
+		for _, s := range q.all() {
+			q.closeErr = errors.Join(q.closeErr, s.high.close())
+		}
+		for _, i := range q.imports {
+			if i.seen != nil {
+				q.closeErr = errors.Join(q.closeErr, i.seen.close())
+			}
+		}
+		q.closeErr = errors.Join(q.closeErr, q.lock.Close())
 	})
 	return q.closeErr
 }

@@ -29,7 +29,20 @@ type RecountSlot struct {
 // Recount, keeps no lease, and may take minutes. Drained shelves stay on the disk until it
 // returns.
 func (q *Queue) Recount(ctx context.Context) (Recount, error) {
-	s := q.live
+	sum := Recount{}
+	for _, s := range q.running() {
+		one, err := s.recount(ctx)
+		sum.Hits += one.Hits
+		sum.Unreadable += one.Unreadable
+		sum.Slots = append(sum.Slots, one.Slots...)
+		if err != nil {
+			return sum, err
+		}
+	}
+	return sum, nil
+}
+
+func (s *stream) recount(ctx context.Context) (Recount, error) {
 	then := s.freeze()
 	defer then.thaw()
 	there := map[counterKey]int64{}

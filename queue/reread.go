@@ -12,31 +12,44 @@ import (
 // so are those of blocks that are not there or damaged, which stay pending. It
 // returns ctx's error when ctx ends, and else what [Queue.Lease] returns.
 func (q *Queue) Reread(ctx context.Context, ids []hit.ID) ([]hit.Pending, error) {
-	return q.live.again(ctx, ids)
+	out := make([]hit.Pending, 0, len(ids))
+	for len(ids) > 0 {
+		n := 1
+		for n < len(ids) && ids[n].Generation == ids[0].Generation {
+			n++
+		}
+		if s := q.of(ids[0].Generation); s != nil {
+			pending, err := s.again(ctx, ids[:n])
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, pending...)
+		}
+		ids = ids[n:]
+	}
+	return out, nil
 }
 
-// again reads block by block: hits of one block that follow each other in ids cost
-// one reading.
+// again reads hits of the stream block by block: those of one block that follow each
+// other in ids cost one reading.
 func (s *stream) again(ctx context.Context, ids []hit.ID) ([]hit.Pending, error) {
 	out := make([]hit.Pending, 0, len(ids))
 	for len(ids) > 0 {
 		n := 1
-		for n < len(ids) && ids[n].Block == ids[0].Block && ids[n].Generation == ids[0].Generation {
+		for n < len(ids) && ids[n].Block == ids[0].Block {
 			n++
 		}
-		if ids[0].Generation == s.generation {
-			pending, err := s.pendingIn(ctx, ids[0].Block)
-			if err != nil {
-				return nil, err
-			}
-			at := make(map[uint32]int, len(pending))
-			for i := range pending {
-				at[pending[i].ID.Index] = i
-			}
-			for _, id := range ids[:n] {
-				if i, ok := at[id.Index]; ok {
-					out = append(out, pending[i])
-				}
+		pending, err := s.pendingIn(ctx, ids[0].Block)
+		if err != nil {
+			return nil, err
+		}
+		at := make(map[uint32]int, len(pending))
+		for i := range pending {
+			at[pending[i].ID.Index] = i
+		}
+		for _, id := range ids[:n] {
+			if i, ok := at[id.Index]; ok {
+				out = append(out, pending[i])
 			}
 		}
 		ids = ids[n:]

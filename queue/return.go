@@ -116,7 +116,16 @@ func (q *Queue) commitSettlements() error {
 	if !q.guard.mayWrite() {
 		return ErrFull
 	}
-	return q.live.submitAndWait(&op{})
+	for _, s := range q.running() {
+		err := s.submitAndWait(&op{})
+		if errors.Is(err, ErrStopped) && s != q.live && q.Err() == nil {
+			continue // an import that is drained: all of it is committed
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // isReturned reports whether a letter's hit is pending again and only the letter
@@ -200,8 +209,11 @@ func (q *Queue) removeStale() error {
 // isSettled reports whether a hit of this store is done with. One of another store
 // is not of this stream at all.
 func (q *Queue) isSettled(id hit.ID) bool {
-	s := q.live
+	s := q.of(id.Generation)
+	if s == nil {
+		return true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return id.Generation != q.generation || s.st.isSettled(id.Block, id.Index)
+	return s.st.isSettled(id.Block, id.Index)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,32 +58,42 @@ func (c *diskUsageCache) get(dir string) int64 {
 	return c.bytes
 }
 
-// Stats gives the queue's figures. It costs one look at the oldest pending block
-// when that is not leased.
+// Stats gives the queue's figures, of all streams. It costs one look at the oldest
+// pending block of each when that is not leased.
 func (q *Queue) Stats() Stats {
-	s := q.live
-	s.mu.Lock()
-	st := s.st
-	t := st.total
-	out := Stats{
-		Accepted: t.accepted, Delivered: t.delivered, Invalid: t.invalid, Dead: t.dead,
-		Pending: t.pending(), Difference: t.pending() - st.pending(),
-		PendingBytes:  st.pendingBytes(),
-		DamagedBlocks: st.damaged, MissingBlocks: st.missing,
-		Blocks:  int64(st.lastNumber + 1 - min(st.floor, st.lastNumber+1)),
-		Shelves: int64(len(s.shelves)), Generation: q.generation,
-		Uncertain: s.reader.uncertain(st),
+	out := Stats{Generation: q.generation}
+	var oldest []func() int64
+	for _, s := range q.all() {
+		s.mu.Lock()
+		st := s.st
+		t := st.total
+		out.Accepted += t.accepted
+		out.Delivered += t.delivered
+		out.Invalid += t.invalid
+		out.Dead += t.dead
+		out.Pending += t.pending()
+		out.Difference += t.pending() - st.pending()
+		out.PendingBytes += st.pendingBytes()
+		out.DamagedBlocks += st.damaged
+		out.MissingBlocks += st.missing
+		out.Blocks += int64(st.lastNumber + 1 - min(st.floor, st.lastNumber+1))
+		out.Shelves += int64(len(s.shelves))
+		out.Uncertain += s.reader.uncertain(st)
+		if floor := st.floor; st.pending() > 0 {
+			oldest = append(oldest, func() int64 { return s.oldest(floor) })
+		}
+		s.mu.Unlock()
 	}
-	floor, any := st.floor, st.pending() > 0
-	s.mu.Unlock()
 	gone := q.dead.leftNow()
 	out.DeadExpired, out.DeadRequeued = gone.expired, gone.requeued
 	out.DeadKept = max(0, out.Dead-gone.expired)
-	out.SyncMean = time.Duration(s.commitMean.Load())
+	out.SyncMean = time.Duration(q.live.commitMean.Load())
 	out.DiskBytes = q.usage.get(q.dir)
 	out.FreeBytes, out.Reserve = q.guard.above(), q.guard.reserve
-	if any {
-		out.OldestReceivedAt = s.oldest(floor)
+	for _, look := range oldest {
+		if at := look(); at != 0 && (out.OldestReceivedAt == 0 || at < out.OldestReceivedAt) {
+			out.OldestReceivedAt = at
+		}
 	}
 	return out
 }
@@ -125,11 +136,9 @@ func (s *stream) oldest(floor uint64) int64 {
 }
 
 // PendingOf gives how many hits of a site are pending.
-func (q *Queue) PendingOf(site int64) int64 {
-	s := q.live
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.st.counters.pendingOf(countedSite(site))
+func (q *Queue) PendingOf(site int64) (n int64) {
+	q.each(func(st *state) { n += st.counters.pendingOf(countedSite(site)) })
+	return n
 }
 
 // A Counter is what became of the hits of one site in one quarter hour of
@@ -144,23 +153,44 @@ type Counter struct {
 // Counters gives all counters, sorted by site and quarter. Slots of which every
 // hit has been settled for a week are no longer listed.
 func (q *Queue) Counters() []Counter {
-	s := q.live
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]Counter, 0, s.st.counters.slots)
-	for k, t := range s.st.counters.all() {
-		out = append(out, counterOfSlot(k, t))
-	}
-	return out
+	var out []Counter
+	q.each(func(st *state) {
+		for k, t := range st.counters.all() {
+			out = append(out, counterOfSlot(k, t))
+		}
+	})
+	return joined(out)
 }
 
 // Unsettled gives the counters of which hits are pending, sorted by site and quarter.
 // Hits that were lost on the disk stay among the pending.
 func (q *Queue) Unsettled() []Counter {
-	s := q.live
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.st.counters.unsettled()
+	var out []Counter
+	q.each(func(st *state) { out = append(out, st.counters.unsettled()...) })
+	return joined(out)
+}
+
+// joined sorts counters of several streams and adds up those of the same slot.
+func joined(list []Counter) []Counter {
+	slot := func(a, b Counter) int {
+		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Quarter, b.Quarter))
+	}
+	if slices.IsSortedFunc(list, slot) && len(list) == len(slices.CompactFunc(slices.Clone(list), func(a, b Counter) bool { return slot(a, b) == 0 })) {
+		return list
+	}
+	slices.SortStableFunc(list, slot)
+	out := list[:0]
+	for _, c := range list {
+		if n := len(out) - 1; n >= 0 && slot(out[n], c) == 0 {
+			out[n].Accepted += c.Accepted
+			out[n].Delivered += c.Delivered
+			out[n].Invalid += c.Invalid
+			out[n].Dead += c.Dead
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // Sums adds up a site's counters: of all quarters before one, those that are no
@@ -171,10 +201,12 @@ func (q *Queue) Unsettled() []Counter {
 // exact is false when settled hits of later quarters are among all, because their
 // counters are no longer listed.
 func (q *Queue) Sums(site, from, before int64) (within, all Counter, exact bool) {
-	s := q.live
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	w, a, exact := s.st.counters.sums(site, from, before)
+	var w, a tally
+	exact = true
+	q.each(func(st *state) {
+		within, all, one := st.counters.sums(site, from, before)
+		w, a, exact = w.plus(within), a.plus(all), exact && one
+	})
 	return counterOfSlot(counterKey{site, from}, w), counterOfSlot(counterKey{site, before}, a), exact
 }
 
@@ -186,23 +218,36 @@ type PeekFilter struct {
 	After hit.ID
 }
 
-// Peek gives pending hits in the order of arrival without leasing them.
+// Peek gives pending hits without leasing them, the live ones and then those of each
+// import, each in the order of arrival.
 func (q *Queue) Peek(ctx context.Context, f PeekFilter) iter.Seq2[hit.Pending, error] {
 	return func(yield func(hit.Pending, error) bool) {
-		given := 0
-		stopped := false
-		err := q.live.peek(ctx, f.After.Block, func(p hit.Pending) bool {
-			if f.Site != nil && *f.Site != p.Site || f.After.Block != 0 && p.ID.Compare(f.After) <= 0 {
-				return true
+		given, stopped := 0, false
+		list := q.all()
+		if f.After.Block != 0 {
+			// The hits of a stream that is gone have all been given.
+			list = list[max(0, slices.IndexFunc(list, func(s *stream) bool { return s.generation == f.After.Generation })):]
+		}
+		for _, s := range list {
+			after := f.After
+			if after.Generation != s.generation {
+				after = hit.ID{}
 			}
-			given++
-			if stopped = !yield(p, nil); stopped {
-				return false
+			err := s.peek(ctx, after.Block, func(p hit.Pending) bool {
+				if f.Site != nil && *f.Site != p.Site || after.Block != 0 && p.ID.Compare(after) <= 0 {
+					return true
+				}
+				given++
+				stopped = !yield(p, nil) || f.Limit != 0 && given >= f.Limit
+				return !stopped
+			})
+			if stopped {
+				return
 			}
-			return f.Limit == 0 || given < f.Limit
-		})
-		if err != nil && !stopped {
-			yield(hit.Pending{}, err)
+			if err != nil {
+				yield(hit.Pending{}, err)
+				return
+			}
 		}
 	}
 }
@@ -211,10 +256,11 @@ func (q *Queue) Peek(ctx context.Context, f PeekFilter) iter.Seq2[hit.Pending, e
 func (q *Queue) Find(ctx context.Context, id hit.ID) (hit.Pending, error) {
 	var out hit.Pending
 	err := ErrNotFound
-	if id.Generation != q.generation || id.Block == 0 {
+	s := q.of(id.Generation)
+	if s == nil || id.Block == 0 {
 		return out, err
 	}
-	perr := q.live.peek(ctx, id.Block, func(p hit.Pending) bool {
+	perr := s.peek(ctx, id.Block, func(p hit.Pending) bool {
 		if p.ID == id {
 			out, err = p, nil
 		}

@@ -155,10 +155,11 @@ func (q *Queue) beginKeys() error {
 	return q.forgetKeys()
 }
 
-// forgetKeys forgets the keys that no pending block and no dead letter needs.
+// forgetKeys forgets the keys that no pending block and no dead letter needs. The list
+// counts blocks of the live stream: while there is an import all keys stay.
 func (q *Queue) forgetKeys() error {
 	floor, _ := q.live.bounds()
-	if q.lettersCurrent && q.store.letGo(floor) {
+	if q.lettersCurrent && len(q.running()) == 1 && q.store.letGo(floor) {
 		return q.store.write(q.dir)
 	}
 	return nil
@@ -168,7 +169,7 @@ func (q *Queue) forgetKeys() error {
 // use is forgotten, too: the next opening may be without it.
 func (q *Queue) endKeys() error {
 	floor, last := q.live.bounds()
-	if len(q.store.keys) == 0 || !q.lettersCurrent || floor <= last || !q.dead.empty() {
+	if len(q.store.keys) == 0 || !q.lettersCurrent || len(q.running()) > 1 || floor <= last || !q.dead.empty() {
 		return q.forgetKeys()
 	}
 	q.store.keys = nil

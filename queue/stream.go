@@ -70,7 +70,6 @@ type stream struct {
 	committed chan struct{} // closed at the next commit
 	stopping  bool
 	stopErr   error
-	lastBatch uint64
 
 	track  tracker
 	reader leaseReader
@@ -202,7 +201,7 @@ func (s *stream) admit(ctx context.Context, e *batchOf, from origin) (*group, er
 			s.mu.Unlock()
 			return nil, s.stopErr
 		}
-		if err := s.guard.accepting(s.st.pendingBytes()); err != nil {
+		if err := s.guard.accepting(); err != nil {
 			s.mu.Unlock()
 			return nil, err
 		}

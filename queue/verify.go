@@ -16,20 +16,21 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// verify reads what a queue holds and compares it with what it says.
-func verify(ctx context.Context, q *Queue) (*Report, error) {
-	r := &Report{}
-	s := q.live
+func (r *Report) problem(format string, args ...any) {
+	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+}
+
+// verify reads the pending blocks of a stream.
+func (s *stream) verify(ctx context.Context, r *Report) error {
 	s.mu.Lock()
 	last, floor := s.st.lastNumber, s.st.floor
-	r.Shelves = int64(len(s.shelves))
+	r.Shelves += int64(len(s.shelves))
 	s.mu.Unlock()
-	problem := func(format string, args ...any) { r.Problems = append(r.Problems, fmt.Sprintf(format, args...)) }
 	var before uint64
 	counted := false
-	err := s.walk(ctx, floor, last, func(f found) (bool, error) {
+	return s.walk(ctx, floor, last, func(f found) (bool, error) {
 		if f.missing != 0 {
-			problem("blocks %d to %d are not there", f.missing, f.key.number-1)
+			r.problem("blocks %d to %d are not there", f.missing, f.key.number-1)
 			counted = false
 			return true, nil
 		}
@@ -38,12 +39,12 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 			return false, err
 		}
 		if err != nil {
-			problem("block %d cannot be read: %v", f.key.number, err)
+			r.problem("block %d cannot be read: %v", f.key.number, err)
 			counted = false
 			return true, nil
 		}
 		if counted && b.hitsBefore != before {
-			problem("block %d says that %d hits precede it, those before it add up to %d", f.key.number, b.hitsBefore, before)
+			r.problem("block %d says that %d hits precede it, those before it add up to %d", f.key.number, b.hitsBefore, before)
 		}
 		before, counted = b.hitsBefore+uint64(b.hits), true
 		r.Blocks++
@@ -51,11 +52,18 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 		r.Pending += int64(len(s.pendingOf(b, sets)))
 		return true, nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("verify: %w", err)
+}
+
+// verify reads what a queue holds and compares it with what it says.
+func verify(ctx context.Context, q *Queue) (*Report, error) {
+	r := &Report{}
+	for _, s := range q.all() {
+		if err := s.verify(ctx, r); err != nil {
+			return nil, fmt.Errorf("verify: %w", err)
+		}
 	}
 	if st := q.Stats(); st.Difference != 0 {
-		problem("the sum is off by %d hits: accepted %d, delivered %d, invalid %d, dead %d, pending by the blocks %d",
+		r.problem("the sum is off by %d hits: accepted %d, delivered %d, invalid %d, dead %d, pending by the blocks %d",
 			st.Difference, st.Accepted, st.Delivered, st.Invalid, st.Dead, st.Pending-st.Difference)
 	}
 	for _, err := range q.dead.all(ctx, DeadFilter{}) {
@@ -63,7 +71,7 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			problem("a dead letter cannot be read: %v", err)
+			r.problem("a dead letter cannot be read: %v", err)
 			continue
 		}
 		r.Dead++
@@ -73,7 +81,7 @@ func verify(ctx context.Context, q *Queue) (*Report, error) {
 			_, err = otherKey(value)
 		}
 		if err != nil {
-			problem("what is noted beside the dead letters cannot be read: %v", err)
+			r.problem("what is noted beside the dead letters cannot be read: %v", err)
 		}
 	}
 	return r, nil

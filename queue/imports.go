@@ -1,0 +1,586 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sluice/internal/durable"
+	"sluice/internal/hit"
+)
+
+// Imports are streams of their own. One is open while hits come, in the order of their
+// times, and nothing of it is handed out; then it is complete; when all its hits are
+// settled it is drained, and only its counters are kept.
+
+const (
+	importPrefix = "import-"   // and the generation: a stream's directory
+	importMark   = ".json"     // what is known of the import, beside it
+	importCounts = ".counts"   // the state of a drained one
+	importIDs    = ".lines"    // what it was made from, see lines.go
+	drainEvery   = time.Second // how often drained imports are looked for
+)
+
+// An ImportState says how far an import is.
+type ImportState string
+
+// The states of an import.
+const (
+	ImportOpen     ImportState = "open"     // takes hits and gives none
+	ImportComplete ImportState = "complete" // takes no more, and is delivered
+	ImportDrained  ImportState = "drained"  // everything is settled
+
+	importCancelled ImportState = "cancelled" // its files are being removed
+)
+
+// Errors of imports.
+var (
+	// ErrImportOpen: another import is open.
+	ErrImportOpen = errors.New("another import is open")
+	// ErrNoImport: there is no such import, or it takes no more hits.
+	ErrNoImport = errors.New("no such import is open")
+	// ErrImportOrder: the hits are older than the last ones of the import.
+	ErrImportOrder = errors.New("hits are older than those that the import has already")
+	// ErrLate: the import has hits that are older than hits of their sites that were
+	// handed out.
+	ErrLate = errors.New("hits are older than hits that were delivered before")
+)
+
+// An Import is what is known of an import.
+type Import struct {
+	ID    string      `json:"id"` // 16 hexadecimal digits
+	State ImportState `json:"state"`
+	Note  string      `json:"note"` // the caller's own
+	Begun time.Time   `json:"begun"`
+	// Completed is when the last hit was taken.
+	Completed time.Time `json:"completed,omitzero"`
+	// From and To are the time that the import covers, by what the caller said at the
+	// beginning and by the hits that it took.
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+	// Forgotten: its lines are not remembered any more.
+	Forgotten bool `json:"forgotten,omitempty"`
+
+	// Hits. What is not delivered, invalid or dead is pending.
+	Accepted, Delivered, Invalid, Dead int64 `json:"-"`
+}
+
+// An importStream is an import and its hits. It is changed by whoever holds both
+// [Queue.importing] and the streams' mu.
+type importStream struct {
+	*stream
+	Import
+	last int64 // Unix nanoseconds: the time of the newest hit
+	seen *lineLog
+}
+
+func (i *importStream) complete() bool { return i.State != ImportOpen }
+
+// name is what the files of the import begin with.
+func (i *importStream) name() string { return importPrefix + i.ID }
+
+// running gives the streams that have files.
+func (s *streams) running() []*stream {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := []*stream{s.live}
+	for _, i := range s.imports {
+		if i.State != ImportDrained {
+			out = append(out, i.stream)
+		}
+	}
+	return out
+}
+
+// Imports gives all imports that are remembered, in the order in which they were begun.
+func (q *Queue) Imports() []Import {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	out := make([]Import, 0, len(q.imports))
+	for _, i := range q.imports {
+		e := i.Import
+		i.stream.mu.Lock()
+		t := i.stream.st.total
+		i.stream.mu.Unlock()
+		e.Accepted, e.Delivered, e.Invalid, e.Dead = t.accepted, t.delivered, t.invalid, t.dead
+		out = append(out, e)
+	}
+	return out
+}
+
+// openImports opens the imports that were there when the queue was closed.
+func (q *Queue) openImports() error {
+	marks, err := filepath.Glob(filepath.Join(q.dir, importPrefix+"*"+importMark))
+	if err != nil {
+		return err
+	}
+	for _, mark := range marks {
+		i, err := q.readImport(mark)
+		if err != nil {
+			return fmt.Errorf("import %s: %w", filepath.Base(mark), err)
+		}
+		if i.State == importCancelled {
+			if err := q.removeCancelled(i); err != nil {
+				return err
+			}
+			continue
+		}
+		q.imports = append(q.imports, i)
+		q.batch = max(q.batch, i.stream.st.lastBatch)
+	}
+	slices.SortFunc(q.imports, func(a, b *importStream) int {
+		return cmp.Or(a.Begun.Compare(b.Begun), strings.Compare(a.ID, b.ID))
+	})
+	return q.adoptUnmarked()
+}
+
+// adoptUnmarked looks at the directories of imports that no mark names: what a kill has
+// left of a beginning is removed; with hits in it the mark was lost.
+func (q *Queue) adoptUnmarked() error {
+	dirs, err := filepath.Glob(filepath.Join(q.dir, importPrefix+strings.Repeat("?", idLen)))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		id := strings.TrimPrefix(filepath.Base(dir), importPrefix)
+		n := slices.IndexFunc(q.imports, func(i *importStream) bool { return i.ID == id })
+		if n >= 0 && q.imports[n].State != ImportDrained {
+			continue
+		}
+		if n < 0 {
+			generation, err := parseGeneration(id)
+			if err != nil {
+				q.log.Error("something that is no import lies among the imports; it is left alone", "name", filepath.Base(dir))
+				continue
+			}
+			i := &importStream{Import: Import{ID: id, State: ImportOpen, Note: "its mark was lost", Begun: q.now().UTC()}}
+			if i.stream, err = q.openStream(i.name(), generation); err != nil {
+				return fmt.Errorf("import %s: %w", id, err)
+			}
+			if _, last := i.stream.bounds(); last > 0 {
+				q.log.Error("the mark of an import was lost; it is open until it is completed or cancelled", "import", id)
+				if i.seen, err = openLineLog(filepath.Join(q.dir, i.name()+importIDs), last); err == nil {
+					i.last, err = i.lastTime()
+				}
+				if err == nil {
+					err = q.writeMark(i)
+				}
+				if err != nil {
+					return errors.Join(err, i.shut())
+				}
+				q.imports = append(q.imports, i)
+				continue
+			}
+			if err := i.shut(); err != nil {
+				return err
+			}
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// idLen is the length of an import's id.
+const idLen = 16
+
+func (q *Queue) readImport(mark string) (*importStream, error) {
+	text, err := os.ReadFile(mark)
+	if err != nil {
+		return nil, err
+	}
+	i := &importStream{}
+	if err := json.Unmarshal(text, &i.Import); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	generation, err := parseGeneration(i.ID)
+	if err != nil || filepath.Base(mark) != i.name()+importMark {
+		return nil, fmt.Errorf("%w: it names another import", ErrDamaged)
+	}
+	switch i.State {
+	case importCancelled:
+		return i, nil
+	case ImportDrained:
+		i.stream, err = q.readDrained(i, generation)
+	case ImportOpen, ImportComplete:
+		i.stream, err = q.openStream(i.name(), generation)
+	default:
+		return nil, fmt.Errorf("%w: state %q", ErrNewerFormat, i.State)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !i.Forgotten {
+		if i.seen, err = openLineLog(filepath.Join(q.dir, i.name()+importIDs), i.stream.st.lastNumber); err != nil {
+			return nil, errors.Join(err, i.shut())
+		}
+	}
+	if i.State == ImportOpen {
+		if i.last, err = i.lastTime(); err != nil {
+			return nil, errors.Join(err, i.shut())
+		}
+	}
+	return i, nil
+}
+
+// shut stops an import whose opening has failed.
+func (i *importStream) shut() error {
+	i.stream.stop()
+	i.stream.closer.Wait()
+	return errors.Join(i.stream.close(), i.stream.high.close())
+}
+
+func parseGeneration(id string) (g uint64, err error) {
+	if _, err = fmt.Sscanf(id, "%016x", &g); err == nil && (g == 0 || fmt.Sprintf("%016x", g) != id) {
+		err = fmt.Errorf("%q is no id of an import", id)
+	}
+	return g, err
+}
+
+// lastTime gives when the newest hit of the import was received, in Unix nanoseconds.
+func (i *importStream) lastTime() (at int64, err error) {
+	_, last := i.stream.bounds()
+	if last == 0 {
+		return 0, nil
+	}
+	err = i.stream.walkReadable(context.Background(), last, last, func(_ *block, sets []*hit.RequestSet) bool {
+		for _, s := range sets {
+			at = max(at, s.ReceivedAt)
+		}
+		return true
+	})
+	return at, err
+}
+
+// writeMark makes what is known of an import durable.
+func (q *Queue) writeMark(i *importStream) error {
+	text, err := json.Marshal(i.Import)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(q.dir, i.name()+importMark), append(text, '\n'))
+}
+
+// BeginImport opens an import of hits that were received from one time to another, as far
+// as the caller knows. It returns [ErrImportOpen] while another one is open, and
+// [ErrFull].
+func (q *Queue) BeginImport(note string, from, to time.Time) (Import, error) {
+	q.importing.Lock()
+	defer q.importing.Unlock()
+	if err := q.roomToImport(); err != nil {
+		return Import{}, err
+	}
+	if i := q.openImport(); i != nil {
+		return i.Import, ErrImportOpen
+	}
+	var generation uint64
+	for generation == 0 || q.of(generation) != nil {
+		generation = rand.Uint64()
+	}
+	i := &importStream{Import: Import{ID: fmt.Sprintf("%016x", generation), State: ImportOpen, Note: note, Begun: q.now().UTC(), From: from.UTC(), To: to.UTC()}}
+	var err error
+	if i.stream, err = q.openStream(i.name(), generation); err != nil {
+		return Import{}, fmt.Errorf("begin an import: %w", err)
+	}
+	if i.seen, err = openLineLog(filepath.Join(q.dir, i.name()+importIDs), 0); err == nil {
+		err = q.writeMark(i)
+	}
+	if err != nil {
+		return Import{}, errors.Join(fmt.Errorf("begin an import: %w", err), i.shut())
+	}
+	q.mu.Lock()
+	q.imports = append(q.imports, i)
+	q.mu.Unlock()
+	return i.Import, nil
+}
+
+// openImport gives the import that takes hits, nil if there is none. The caller holds
+// importing.
+func (q *Queue) openImport() *importStream {
+	for _, i := range q.imports {
+		if i.State == ImportOpen {
+			return i
+		}
+	}
+	return nil
+}
+
+// roomToImport keeps imports from taking the room that live hits need: above the reserve
+// there must be as much again.
+func (q *Queue) roomToImport() error {
+	if err := q.guard.accepting(); err != nil {
+		return err
+	}
+	if q.guard.above() < q.guard.reserve {
+		return fmt.Errorf("%w: an import leaves as much free as the reserve for live hits", ErrFull)
+	}
+	return nil
+}
+
+// AppendImport stores hits of the open import, synced, all or none. The times of the sets
+// must not go back, also from one call to the next: else it returns [ErrImportOrder].
+// Lines are the identities of what the hits were made from, of which [Queue.KnownLines]
+// knows from then on. It returns what [Queue.Append] does, and [ErrNoImport].
+func (q *Queue) AppendImport(ctx context.Context, id string, sets []*hit.RequestSet, lines []Line) error {
+	q.importing.Lock()
+	defer q.importing.Unlock()
+	i := q.openImport()
+	if i == nil || i.ID != id {
+		return ErrNoImport
+	}
+	if err := q.roomToImport(); err != nil {
+		return err
+	}
+	last := i.last
+	for _, s := range sets {
+		if s.ReceivedAt < last {
+			return ErrImportOrder
+		}
+		last = s.ReceivedAt
+	}
+	_, number := i.stream.bounds()
+	if err := i.seen.add(number, lines); err != nil {
+		return fmt.Errorf("import: %w", err)
+	}
+	err := i.stream.append(ctx, sets, origin{})
+	if errors.Is(err, ErrStopped) {
+		return err // the hits may be there; the next opening knows
+	}
+	if err != nil {
+		if cut := i.seen.cut(number); cut != nil {
+			// The lines would count as taken, and their hits be lost.
+			q.fail(fmt.Errorf("lines of an import: %w", cut))
+		}
+		return err
+	}
+	i.last = last
+	return nil
+}
+
+// CompleteImport ends the taking of hits: from then on they are handed out, in their
+// places among the others. Hits that are older than one of their site that was handed
+// out before are late; with any it returns [ErrLate] and their number, and changes
+// nothing, unless late is true. It returns [ErrNoImport].
+func (q *Queue) CompleteImport(ctx context.Context, id string, late bool) (tooLate int64, err error) {
+	q.importing.Lock()
+	defer q.importing.Unlock()
+	i := q.openImport()
+	if i == nil || i.ID != id {
+		return 0, ErrNoImport
+	}
+	// Nothing is handed out between the look and the joining.
+	q.leasing.Lock()
+	defer q.leasing.Unlock()
+	if tooLate, err = q.lateHits(ctx, i); err != nil {
+		return 0, err
+	}
+	if tooLate > 0 && !late {
+		return tooLate, ErrLate
+	}
+	next := *i
+	next.State, next.Completed = ImportComplete, q.now().UTC()
+	if i.last != 0 {
+		next.To = time.Unix(0, i.last).UTC()
+	}
+	if err := q.writeMark(&next); err != nil {
+		return tooLate, fmt.Errorf("complete an import: %w", err)
+	}
+	q.mu.Lock()
+	i.Import = next.Import
+	close(q.joined)
+	q.joined = make(chan struct{})
+	q.mu.Unlock()
+	return tooLate, nil
+}
+
+// lateHits counts the hits of an import that are older than one of their site that was
+// handed out. What an earlier process did is known to a quarter of an hour: the count may
+// be too high. The caller holds leasing.
+func (q *Queue) lateHits(ctx context.Context, i *importStream) (n int64, err error) {
+	_, last := i.stream.bounds()
+	err = i.stream.walkReadable(ctx, 1, last, func(_ *block, sets []*hit.RequestSet) bool {
+		for _, set := range sets {
+			for h := range set.Hits {
+				site := countedSite(set.Hits[h].Site)
+				if set.ReceivedAt < q.given[site] {
+					n++
+				}
+			}
+		}
+		return true
+	})
+	return n, err
+}
+
+// CancelImport gives up an import of which nothing was handed out: its hits and what is
+// remembered of them are gone. It returns [ErrNoImport] for one that is not open.
+func (q *Queue) CancelImport(id string) error {
+	q.importing.Lock()
+	defer q.importing.Unlock()
+	i := q.openImport()
+	if i == nil || i.ID != id {
+		return ErrNoImport
+	}
+	next := *i
+	next.State = importCancelled
+	if err := q.writeMark(&next); err != nil {
+		return fmt.Errorf("cancel an import: %w", err)
+	}
+	q.mu.Lock()
+	q.imports = slices.DeleteFunc(q.imports, func(o *importStream) bool { return o == i })
+	q.mu.Unlock()
+	q.guard.pending.Add(-i.stream.st.pendingBytes())
+	if err := errors.Join(i.seen.close(), q.endStream(i)); err != nil {
+		return err
+	}
+	return q.removeCancelled(i)
+}
+
+// removeCancelled removes the files of a cancelled import, the mark last.
+func (q *Queue) removeCancelled(i *importStream) error {
+	for _, suffix := range []string{"", importIDs, importMark} {
+		if err := os.RemoveAll(filepath.Join(q.dir, i.name()+suffix)); err != nil {
+			return err
+		}
+	}
+	return durable.SyncDir(q.dir)
+}
+
+// ForgetImport drops what is remembered of the lines of an import that is complete: they
+// can be imported again. It returns [ErrNoImport] for one that is open or unknown.
+func (q *Queue) ForgetImport(id string) error {
+	q.importing.Lock()
+	defer q.importing.Unlock()
+	n := slices.IndexFunc(q.imports, func(i *importStream) bool { return i.ID == id && i.complete() })
+	if n < 0 {
+		return ErrNoImport
+	}
+	i := q.imports[n]
+	if i.seen == nil {
+		return nil
+	}
+	next := *i
+	next.Forgotten = true
+	if err := q.writeMark(&next); err != nil {
+		return fmt.Errorf("forget an import: %w", err)
+	}
+	q.mu.Lock()
+	i.Forgotten, i.seen = true, nil
+	q.mu.Unlock()
+	return errors.Join(next.seen.close(), os.Remove(filepath.Join(q.dir, i.name()+importIDs)))
+}
+
+// endStream closes a stream of an import and removes its files.
+func (q *Queue) endStream(i *importStream) error {
+	i.stream.stop()
+	i.stream.closer.Wait()
+	if q.Err() != nil {
+		return q.Err() // nothing is synced any more; the next opening goes on
+	}
+	if err := errors.Join(i.stream.close(), i.stream.high.close()); err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(filepath.Join(q.dir, i.name())), durable.SyncDir(q.dir))
+}
+
+// drainLoop ends imports of which everything is settled, until stop is closed.
+func (q *Queue) drainLoop(stop <-chan struct{}) {
+	tick := time.NewTicker(drainEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+			if err := q.endDrained(); err != nil {
+				q.log.Error("a drained import is not put away, will retry", "err", err)
+			}
+		}
+	}
+}
+
+// endDrained puts away the imports of which everything is settled: a copy of the state
+// takes the place of the shelves.
+func (q *Queue) endDrained() error {
+	if !q.importing.TryLock() {
+		return nil // the next time
+	}
+	defer q.importing.Unlock()
+	for _, i := range q.imports {
+		if i.State != ImportComplete || !i.stream.isDrained() || !q.guard.mayWrite() {
+			continue
+		}
+		if err := i.stream.submitAndWait(&op{}); err != nil { // what waits to be committed
+			return err
+		}
+		drained := &importStream{Import: i.Import, seen: i.seen}
+		drained.State = ImportDrained
+		i.stream.mu.Lock()
+		part := encodePart(i.stream.st.seq, 0, 1, encodeSnapshot(i.stream.st))
+		i.stream.mu.Unlock()
+		if err := durable.WriteFile(filepath.Join(q.dir, i.name()+importCounts), part); err != nil {
+			return err
+		}
+		var err error
+		if drained.stream, err = q.readDrained(drained, i.generation); err != nil {
+			return err
+		}
+		if err := q.writeMark(drained); err != nil {
+			return err
+		}
+		running := *i
+		q.leasing.Lock() // nobody reads on in a stream that ends
+		q.mu.Lock()
+		*i = *drained
+		q.mu.Unlock()
+		q.leasing.Unlock()
+		q.log.Info("an import is delivered", "import", i.ID, "hits", drained.stream.st.total.accepted)
+		if err := q.endStream(&running); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isDrained reports whether nothing of the stream is pending, nor was lost.
+func (s *stream) isDrained() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.st.total.pending() == 0 && s.st.pending() == 0 && len(s.st.journal) == 0 && s.st.floor > s.st.lastNumber
+}
+
+// readDrained gives a stream without files that has the counters of a drained import.
+func (q *Queue) readDrained(i *importStream, generation uint64) (*stream, error) {
+	value, err := os.ReadFile(filepath.Join(q.dir, i.name()+importCounts))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: the counters of import %s are missing", ErrDamaged, i.ID)
+		}
+		return nil, err
+	}
+	p, err := unseal(value, kindSnapshot)
+	if err != nil || len(p) < partHeaderLen {
+		return nil, fmt.Errorf("%w: the counters of import %s", ErrDamaged, i.ID)
+	}
+	st, err := decodeSnapshot(p[partHeaderLen:])
+	if err != nil {
+		return nil, fmt.Errorf("the counters of import %s: %w", i.ID, err)
+	}
+	done := make(chan struct{})
+	close(done)
+	return &stream{
+		dir: filepath.Join(q.dir, i.name()), generation: generation, log: q.log, now: q.now, guard: q.guard,
+		inst: q.inst, failed: q.fail, keys: q.keys, st: st, done: done,
+		track: tracker{blocks: map[uint64]*leasedBlock{}},
+	}, nil
+}
