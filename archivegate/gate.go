@@ -39,6 +39,9 @@ type Ledger interface {
 	Sums(site, from, before int64) (within, all Tally, exact bool)
 	// Unsettled gives the slots that have pending hits, by site and quarter.
 	Unsettled() []Slot
+	// Incoming gives since when hits may have been received that are still being imported:
+	// of that time or later. ok is false when there are none.
+	Incoming() (since time.Time, ok bool)
 	// Recount reads every pending hit and compares it with the counters. It may take
 	// minutes.
 	Recount(ctx context.Context) (Recount, error)

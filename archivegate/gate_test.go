@@ -48,6 +48,8 @@ func TestStates(t *testing.T) {
 		{"the list cannot be read", afterMidnight, func(w *world) { w.listErr = errors.New("no answer") }, Config{}, Finished, StateUnknown, "not known"},
 		{"Matomo's clock is off", afterMidnight, func(w *world) { w.drain.Clock = new(-3 * time.Minute) }, Config{}, Finished, StateUnknown, "clock"},
 		{"Matomo's clock is a little off", afterMidnight, func(w *world) { w.drain.Clock = new(4 * time.Second) }, Config{}, Finished, StateComplete, ""},
+		{"an import goes on that begins before the end", afterMidnight, func(w *world) { w.books.incoming = at("2026-03-16T22:59:59Z") }, Config{}, Finished, StateDraining, "import"},
+		{"an import goes on that begins with the next day", afterMidnight, func(w *world) { w.books.incoming = at("2026-03-16T23:00:00Z") }, Config{}, Finished, StateComplete, ""},
 		{"another queue holds hits", afterMidnight, func(w *world) { w.drain.Behind = &Behind{Text: "QueuedTracking holds 3", Pending: new(int64(3))} }, Config{}, Finished, StateDraining, "QueuedTracking"},
 		{"another queue cannot be seen", afterMidnight, func(w *world) { w.drain.Behind = &Behind{Text: "QueuedTracking is on"} }, Config{}, Finished, StateUnknown, "QueuedTracking"},
 		{"the replica's lag is not known", afterMidnight, func(w *world) { w.drain.Reader = &Reader{At: at(afterMidnight)} }, Config{}, Finished, StateUnknown, "replica"},

@@ -74,6 +74,7 @@ type books struct {
 	folded map[int64]Tally
 	// foldedTo is the first quarter behind all that were let go.
 	foldedTo int64
+	incoming time.Time // zero: no import goes on
 }
 
 func newBooks() *books { return &books{slots: map[simSlot]Tally{}, folded: map[int64]Tally{}} }
@@ -116,6 +117,8 @@ func (b *books) Unsettled() []Slot {
 	})
 	return out
 }
+
+func (b *books) Incoming() (time.Time, bool) { return b.incoming, !b.incoming.IsZero() }
 
 func (b *books) Recount(context.Context) (Recount, error) { return Recount{V: 1, OK: true}, nil }
 

@@ -22,7 +22,9 @@ type view struct {
 	pending int64            // of all sites
 	maxHold time.Duration
 
-	days map[dayKey]interval
+	days      map[dayKey]interval
+	incoming  time.Time // since when hits may have been received that are being imported
+	importing bool
 }
 
 type dayKey struct {
@@ -55,6 +57,7 @@ func (g *Gate) glance() *view {
 	v.drain = g.parts.Drain()
 	v.holds = g.orders.holding(v.now)
 	v.list, v.listErr = g.sites.current()
+	v.incoming, v.importing = g.parts.Ledger.Incoming() // what came by it is in the counters
 	for _, s := range g.parts.Ledger.Unsettled() {
 		v.slots[s.Site] = append(v.slots[s.Site], s)
 		v.pending += s.Pending
@@ -197,6 +200,9 @@ func (v *view) state(a *Answer, s *listed, i interval, all Tally) (sealed bool) 
 	}
 	if a.Pending > 0 {
 		hold(StateDraining, fmt.Sprintf("%d hits of the day or of days before wait for Matomo", a.Pending))
+	}
+	if v.importing && v.incoming.Before(i.end) {
+		hold(StateDraining, "an import of access logs goes on that begins before the day's end: sluice import status")
 	}
 	for _, h := range v.holds {
 		if h.holds(s.ID, a.Date) {

@@ -60,6 +60,16 @@ func (r ledgerRoom) Unsettled() []archivegate.Slot {
 	return out
 }
 
+// Incoming is part of [archivegate.Ledger].
+func (r ledgerRoom) Incoming() (since time.Time, ok bool) {
+	for _, i := range r.Imports() {
+		if i.State == queue.ImportOpen && (!ok || i.From.Before(since)) {
+			since, ok = i.From, true
+		}
+	}
+	return since, ok
+}
+
 // maxShownSlots bounds what a recount lists.
 const maxShownSlots = 100
 

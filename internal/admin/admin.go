@@ -112,12 +112,13 @@ type Config struct {
 	Version string
 }
 
-// Parts is what a [Server] tells about. All are needed but Assets, Gate, Checks and Metrics.
+// Parts is what a [Server] tells about. All are needed but LogImports, Assets, Reloader, Gate, Checks and Metrics.
 type Parts struct {
 	Queue       Queue
 	Reader      Reader
 	DeadLetters DeadLetters
 	Importer    Importer
+	LogImports  LogImports // nil where none are taken
 	Drain       Drain
 	Assets      Assets       // nil where none are kept
 	Reloader    Reloader     // nil where nothing can be reloaded
@@ -223,6 +224,7 @@ func (s *Server) Handler() http.Handler {
 	s.routeQueue(mux)
 	s.routeDrain(mux)
 	s.routeAssets(mux)
+	s.routeLogImports(mux)
 	s.routeDebug(mux)
 	s.routeGate(mux)
 	s.routeReload(mux)

@@ -29,7 +29,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			return
 		}
 		limit := int64(maxBody)
-		if r.URL.Path == importPath {
+		if r.URL.Path == importPath || strings.HasPrefix(r.URL.Path, logImportsPath+"/") {
 			limit = MaxImport
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, limit)

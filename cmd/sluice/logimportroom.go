@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"sluice/internal/admin"
+	"sluice/internal/hit"
+	"sluice/proxy"
+	"sluice/queue"
+)
+
+// logImportChunk is how many bytes of parameters are stored at once; the queue's limit
+// for a transaction is above it.
+const logImportChunk = 1 << 20
+
+// A logImportRoom lets the private listener import access logs: proxy judges, and queue
+// keeps.
+type logImportRoom struct {
+	queue *queue.Queue
+	proxy *proxy.Server
+}
+
+// List is part of [admin.LogImports].
+func (r logImportRoom) List() []admin.LogImport {
+	out := []admin.LogImport{}
+	for _, i := range r.queue.Imports() {
+		out = append(out, logImportOf(i))
+	}
+	return out
+}
+
+func logImportOf(i queue.Import) admin.LogImport {
+	out := admin.LogImport{
+		ID: i.ID, State: string(i.State), Note: i.Note, Begun: i.Begun, From: i.From, To: i.To, Forgotten: i.Forgotten,
+		Accepted: i.Accepted, Delivered: i.Delivered, Invalid: i.Invalid, Dead: i.Dead,
+		Pending: i.Accepted - i.Delivered - i.Invalid - i.Dead,
+	}
+	if !i.Completed.IsZero() {
+		out.Completed = &i.Completed
+	}
+	return out
+}
+
+// Begin is part of [admin.LogImports].
+func (r logImportRoom) Begin(order admin.BeginLogImport) (admin.LogImport, error) {
+	i, err := r.queue.BeginImport(order.Note, order.From, order.To)
+	return logImportOf(i), logImportError(err)
+}
+
+// Complete is part of [admin.LogImports].
+func (r logImportRoom) Complete(ctx context.Context, id string, allowLate bool) (int64, error) {
+	late, err := r.queue.CompleteImport(ctx, id, allowLate)
+	return late, logImportError(err)
+}
+
+// Cancel is part of [admin.LogImports].
+func (r logImportRoom) Cancel(id string) error { return logImportError(r.queue.CancelImport(id)) }
+
+// Forget is part of [admin.LogImports].
+func (r logImportRoom) Forget(id string) error { return logImportError(r.queue.ForgetImport(id)) }
+
+// logImportError gives the queue's errors in the listener's words.
+func logImportError(err error) error {
+	for theirs, ours := range map[error]error{
+		queue.ErrImportOpen: admin.ErrImportOpen, queue.ErrNoImport: admin.ErrNoImport,
+		queue.ErrLate: admin.ErrLate, queue.ErrImportOrder: admin.ErrImportOrder,
+	} {
+		if errors.Is(err, theirs) {
+			return ours
+		}
+	}
+	return err
+}
+
+// Take is part of [admin.LogImports].
+func (r logImportRoom) Take(ctx context.Context, id string, dry bool, requests []admin.LoggedRequest) (admin.LogTaken, error) {
+	taken := admin.LogTaken{Requests: map[string]int64{}, Sites: map[string]int64{}}
+	lines := make([]queue.Line, len(requests))
+	for i := range requests {
+		if len(requests[i].Line) < len(lines[i].ID) || i > 0 && requests[i].LineAt < lines[i-1].At {
+			return taken, fmt.Errorf("request %d: its line has no identity, or is older than the one before", i+1)
+		}
+		lines[i] = queue.Line{At: requests[i].LineAt, ID: [10]byte(requests[i].Line)}
+	}
+	known, err := r.queue.KnownLines(lines)
+	if err != nil {
+		return taken, err
+	}
+	judge := r.proxy.Replayer()
+	verdicts := make([]byte, 0, len(requests))
+	var sets []*hit.RequestSet
+	var of []queue.Line
+	size := 0
+	store := func() error {
+		if len(sets) == 0 || dry {
+			return nil
+		}
+		err := r.queue.AppendImport(ctx, id, sets, of)
+		sets, of, size = nil, nil, 0
+		return logImportError(err)
+	}
+	for i := range requests {
+		verdict := byte('k')
+		if !known[i] {
+			logged, err := loggedOf(&requests[i])
+			made, v := judge.Replay(ctx, logged)
+			if err != nil {
+				v = proxy.ReplayBroken
+			}
+			verdict = v[0]
+			if v == proxy.ReplayTaken {
+				for _, s := range made {
+					for h := range s.Hits {
+						size += len(s.Hits[h].Params)
+						taken.Hits++
+						taken.Sites[strconv.FormatInt(s.Hits[h].Site, 10)]++
+					}
+				}
+				sets, of = append(sets, made...), append(of, lines[i])
+			}
+		}
+		verdicts = append(verdicts, verdict)
+		taken.Requests[admin.VerdictLetters[verdict]]++
+		if size >= logImportChunk {
+			if err := store(); err != nil {
+				return taken, err
+			}
+		}
+	}
+	taken.Verdicts = string(verdicts)
+	return taken, store()
+}
+
+// loggedOf reads what the client sent.
+func loggedOf(r *admin.LoggedRequest) (*proxy.Logged, error) {
+	l := &proxy.Logged{
+		At: time.Unix(0, r.At), Method: r.Method, Target: string(r.Target), HTTPS: r.HTTPS,
+		Header: make(http.Header, len(r.Header)/2), Body: r.Body, HasBody: r.HasBody,
+	}
+	var err error
+	l.Remote, err = netip.ParseAddr(r.Remote)
+	for i := 0; i+1 < len(r.Header); i += 2 {
+		l.Header.Add(string(r.Header[i]), string(r.Header[i+1]))
+	}
+	return l, err
+}
