@@ -302,6 +302,89 @@ func TestAnImportOutlivesItsProcess(t *testing.T) {
 	}
 }
 
+// TestNoTwoBatchesHaveOneNumber: one that had hits of an import only is not forgotten
+// by the live stream's next.
+func TestNoTwoBatchesHaveOneNumber(t *testing.T) {
+	q := openAt(t, t.TempDir())
+	id := mustBegin(t, q)
+	mustImport(t, q, id, 1)
+	mustComplete(t, q, id)
+	batch, err := q.Journal(idsOf(leaseAll(t, q, 1)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := copyTree(t, q.dir)
+	verifyAndClose(t, q)
+	q = openAt(t, dir)
+	live, _ := oldSet(2)
+	mustAppend(t, q, live)
+	next, err := q.Journal(idsOf(leaseAll(t, q, 2)[1:]), nil)
+	if err != nil || next <= batch {
+		t.Errorf("batch %d after batch %d, %v", next, batch, err)
+	}
+	verifyAndClose(t, q)
+}
+
+// TestALetterOfAnImportIsStale: buried and not settled, a hit of an import is pending
+// after a kill, also where the live stream is long past its block's number.
+func TestALetterOfAnImportIsStale(t *testing.T) {
+	q := openAt(t, t.TempDir())
+	for n := range 5 {
+		set, _ := oldSet(n)
+		mustAppend(t, q, set)
+		if err := q.Settle(0, settleAs(leaseAll(t, q, 1), hit.Delivered)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := mustBegin(t, q)
+	mustImport(t, q, id, 10)
+	mustComplete(t, q, id)
+	if err := q.bury(settleAs(leaseAll(t, q, 1), hit.Dead)); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, q)
+	dir := copyTree(t, q.dir)
+	verifyAndClose(t, q)
+	q = openAt(t, dir)
+	for l := range q.Dead(t.Context(), DeadFilter{}) {
+		t.Errorf("the letter %v is still there", l.ID)
+	}
+	wantSeconds(t, leaseAll(t, q, 1), 10)
+	verifyAndClose(t, q)
+}
+
+// TestAnImportKeepsItsKey: its hits can be read after the key was changed, however far
+// the live stream is.
+func TestAnImportKeepsItsKey(t *testing.T) {
+	dir := t.TempDir()
+	openWith(t, dir, testKeys(1), func(q *Queue) {
+		id := mustBegin(t, q)
+		mustImport(t, q, id, 1)
+		mustComplete(t, q, id)
+	})
+	openWith(t, dir, testKeys(2, 1), func(q *Queue) {
+		live, _ := oldSets(2, 3)
+		mustAppend(t, q, live...)
+		hits := leaseAll(t, q, 3)
+		wantSeconds(t, hits, 1, 2, 3)
+		if err := q.Settle(0, settleAs(hits[1:], hit.Delivered)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err := CheckKeys(dir, testKeys(2)); !errors.Is(err, ErrKey) {
+		t.Errorf("without the import's key: %v", err)
+	}
+	openWith(t, dir, testKeys(2, 1), func(q *Queue) {
+		if err := q.Settle(0, settleAs(leaseAll(t, q, 1), hit.Delivered)); err != nil {
+			t.Fatal(err)
+		}
+		waitForDrained(t, q, q.Imports()[0].ID)
+	})
+	if err := CheckKeys(dir, testKeys(2)); err != nil {
+		t.Errorf("when nothing needs it any more: %v", err)
+	}
+}
+
 // TestACancelledImportIsGone with its hits, its lines and its files.
 func TestACancelledImportIsGone(t *testing.T) {
 	q := openAt(t, t.TempDir())

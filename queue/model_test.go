@@ -28,7 +28,9 @@ func newRand(t testing.TB) *rand.Rand {
 
 // model is the queue as a list in memory.
 type model struct {
-	order   []string // names of hits in the order of arrival, requeued ones again at the end
+	live    []string // names of hits in the order of arrival, requeued ones again at the end
+	imports []*modelImport
+	at      map[string]int64 // when each was received
 	pending map[string]bool
 	dead    map[string]bool
 	total   tally
@@ -37,6 +39,13 @@ type model struct {
 	open    map[uint64][]string // journalled batches
 	doubt   map[string]uint64   // batch in which a hit was left at the last restart
 	memos   map[uint64]string   // by batch
+}
+
+// A modelImport is an import: its hits are leased among the live ones once it is complete.
+type modelImport struct {
+	id       string
+	names    []string
+	complete bool
 }
 
 func (m *model) count(site int64, by tally) {
@@ -102,7 +111,7 @@ func openSmall(t *testing.T, dir string, keys func(string) Keys) *Queue {
 }
 
 func runModel(t *testing.T, r *rand.Rand, dir string, keys func(string) Keys, steps int) {
-	m := &model{pending: map[string]bool{}, dead: map[string]bool{}, sites: map[int64]*tally{},
+	m := &model{at: map[string]int64{}, pending: map[string]bool{}, dead: map[string]bool{}, sites: map[int64]*tally{},
 		leased: map[string]hit.Pending{}, open: map[uint64][]string{}, doubt: map[string]uint64{}, memos: map[uint64]string{}}
 	q := openSmall(t, dir, keys)
 	defer func() { verifyAndClose(t, q) }()
@@ -111,13 +120,9 @@ func runModel(t *testing.T, r *rand.Rand, dir string, keys func(string) Keys, st
 		switch k := r.IntN(100); {
 		case k < 40:
 			n, site := 1+r.IntN(40), int64(1+r.IntN(4))
-			mustAppend(t, q, aSet(next, n, site))
-			for i := range n {
-				name := fmt.Sprintf("%d/%d", site, next+i)
-				m.order = append(m.order, name)
-				m.pending[name] = true
-			}
-			m.count(site, tally{accepted: int64(n)})
+			set := aSet(next, n, site)
+			mustAppend(t, q, set)
+			m.live = append(m.live, m.took(set)...)
 			next += n
 		case k < 60:
 			m.lease(t, q, 1+r.IntN(60))
@@ -125,8 +130,10 @@ func runModel(t *testing.T, r *rand.Rand, dir string, keys func(string) Keys, st
 			m.journal(t, q, r)
 		case k < 90:
 			m.settle(t, q, r)
-		case k < 95:
+		case k < 93:
 			m.requeue(t, q, r)
+		case k < 97:
+			next += m.importSome(t, q, r, next)
 		default:
 			if err := q.Close(); err != nil {
 				t.Fatalf("step %d: Close: %v", step, err)
@@ -151,14 +158,7 @@ func nameOf(p *hit.Pending) string {
 // lease takes what is there and checks that it is the oldest that is pending and
 // not leased.
 func (m *model) lease(t *testing.T, q *Queue, limit int) {
-	var want []string
-	seen := map[string]bool{}
-	for i, name := range m.order {
-		if m.pending[name] && m.leased[name].ID.Block == 0 && !seen[name] && lastIndex(m.order, name) == i {
-			want = append(want, name)
-			seen[name] = true
-		}
-	}
+	want := m.toLease()
 	if len(want) == 0 {
 		return
 	}
@@ -179,6 +179,106 @@ func (m *model) lease(t *testing.T, q *Queue, limit int) {
 			t.Errorf("%s: Uncertain = %d, want %d", name, got[i].Uncertain, m.doubt[name])
 		}
 		m.leased[name] = got[i]
+	}
+}
+
+// took notes the hits of a set and gives their names.
+func (m *model) took(set *hit.RequestSet) (names []string) {
+	for i := range set.Hits {
+		name := nameOf(&hit.Pending{Hit: set.Hits[i]})
+		names = append(names, name)
+		m.pending[name], m.at[name] = true, set.ReceivedAt
+	}
+	m.count(set.Hits[0].Site, tally{accepted: int64(len(names))})
+	return names
+}
+
+// importSome begins an import, or goes on with the one that is open. It gives how many
+// hits it took.
+func (m *model) importSome(t *testing.T, q *Queue, r *rand.Rand, next int) (took int) {
+	n := len(m.imports) - 1
+	if n < 0 || m.imports[n].complete {
+		i, err := q.BeginImport("model", time.Unix(0, 0), time.Now())
+		if err != nil {
+			t.Errorf("BeginImport: %v", err)
+			return 0
+		}
+		m.imports = append(m.imports, &modelImport{id: i.ID})
+		n++
+	}
+	i := m.imports[n]
+	switch r.IntN(6) {
+	case 0:
+		if _, err := q.CompleteImport(t.Context(), i.id, true); err != nil {
+			t.Errorf("CompleteImport: %v", err)
+		}
+		i.complete = true
+	case 1:
+		if err := q.CancelImport(i.id); err != nil {
+			t.Errorf("CancelImport: %v", err)
+		}
+		for _, name := range i.names {
+			var site int64
+			fmt.Sscanf(name, "%d/", &site)
+			m.count(site, tally{accepted: -1})
+			delete(m.pending, name)
+		}
+		m.imports = m.imports[:n]
+	default:
+		var sets []*hit.RequestSet
+		at := time.Now().Add(-time.Duration(r.IntN(100)) * time.Millisecond).UnixNano()
+		if len(i.names) > 0 {
+			at = max(at, m.at[i.names[len(i.names)-1]])
+		}
+		for range 1 + r.IntN(5) {
+			set := aSet(next+took, 1+r.IntN(20), int64(1+r.IntN(4)))
+			set.ReceivedAt = at
+			at += int64(r.IntN(int(5 * time.Millisecond)))
+			took += len(set.Hits)
+			sets = append(sets, set)
+		}
+		if err := q.AppendImport(t.Context(), i.id, sets, nil); err != nil {
+			t.Errorf("AppendImport: %v", err)
+		}
+		for _, set := range sets {
+			i.names = append(i.names, m.took(set)...)
+		}
+	}
+	return took
+}
+
+// toLease gives what is pending and not leased, in the order in which it is to come: of
+// each stream in its order, and of streams the one whose next hit is the oldest.
+func (m *model) toLease() (out []string) {
+	var lists [][]string
+	for _, i := range m.imports {
+		if i.complete {
+			lists = append(lists, i.names)
+		}
+	}
+	lists = append(lists, m.live)
+	for i, names := range lists {
+		lists[i] = nil
+		for at, name := range names {
+			// A requeued hit is a live one.
+			again := i < len(lists)-1 && slices.Contains(m.live, name) || lastIndex(names, name) != at
+			if m.pending[name] && m.leased[name].ID.Block == 0 && !again {
+				lists[i] = append(lists[i], name)
+			}
+		}
+	}
+	for {
+		next := -1
+		for i, names := range lists {
+			if len(names) > 0 && (next < 0 || m.at[names[0]] < m.at[lists[next][0]]) {
+				next = i
+			}
+		}
+		if next < 0 {
+			return out
+		}
+		out = append(out, lists[next][0])
+		lists[next] = lists[next][1:]
 	}
 }
 
@@ -283,7 +383,7 @@ func (m *model) requeue(t *testing.T, q *Queue, r *rand.Rand) {
 			m.open[batch] = slices.DeleteFunc(names, func(n string) bool { return n == name })
 		}
 		m.pending[name] = true
-		m.order = append(m.order, name)
+		m.live = append(m.live, name)
 	}
 	m.count(site, tally{dead: -int64(n)})
 }
