@@ -11,10 +11,11 @@ import (
 const decodeSlack = 64
 
 // merge gives the items of runs in order, as the cursor that stands on each. It uses the
-// arena, which must hold nothing.
+// arena, which must hold nothing, and leaves it so.
 func (s *Sorter) merge(ctx context.Context, runs []*run) iter.Seq2[*cursor, error] {
 	return func(yield func(*cursor, error) bool) {
 		s.arena.reset()
+		defer s.arena.reset()
 		var heap []*cursor
 		for _, r := range runs {
 			buffer, _, ok := s.arena.take(r.maxRaw+decodeSlack, s.slabsAllowed())

@@ -129,6 +129,29 @@ func (s *Sorter) runBefore(k key) *run {
 	return best
 }
 
+// maxVarints is what the numbers before a payload take at most.
+const maxVarints = 5 * binary.MaxVarintLen64
+
+// packedBound is what a block takes if nothing of it can be compressed: it is stored in
+// pieces of up to 128 KiB with a header each (RFC 8878, 3.1.1.2).
+func packedBound(raw int) int {
+	const frameHeader = 32
+	return raw + raw>>10 + frameHeader
+}
+
+// withRoom gives b room for n bytes more. A usual block fits at once; for a longer one
+// there is room for the longest then, so that hardly anything is left to collect.
+func withRoom(b []byte, n, block int) []byte {
+	if cap(b)-len(b) >= n {
+		return b
+	}
+	room := 2 * block
+	if len(b)+n > room {
+		room = max(len(b)+n, packedBound(block+maxVarints+MaxPayload)+blockHeader)
+	}
+	return append(make([]byte, 0, room), b...)
+}
+
 // blockWriter writes sorted items at the end of a run.
 type blockWriter struct {
 	s        *Sorter
@@ -141,6 +164,7 @@ type blockWriter struct {
 }
 
 func (w *blockWriter) add(ctx context.Context, k key, payload []byte) error {
+	w.s.raw = withRoom(w.s.raw, maxVarints+len(payload), w.s.limits.block)
 	b := w.s.raw
 	b = binary.AppendVarint(b, k.time-w.previous.time)
 	b = binary.AppendVarint(b, int64(k.file)-int64(w.previous.file))
@@ -163,9 +187,7 @@ func (w *blockWriter) flush(ctx context.Context) error {
 	if len(s.raw) == 0 {
 		return nil
 	}
-	if cap(s.packed) < blockHeader {
-		s.packed = make([]byte, blockHeader, s.limits.block)
-	}
+	s.packed = withRoom(s.packed[:0], blockHeader+packedBound(len(s.raw)), s.limits.block)
 	s.packed = s.encoder.EncodeAll(s.raw, s.packed[:blockHeader])
 	header, frame := s.packed[:blockHeader], s.packed[blockHeader:]
 	binary.LittleEndian.PutUint32(header, uint32(len(frame)))
@@ -267,9 +289,7 @@ func (c *cursor) load() error {
 	if packed > c.run.maxPacked || raw > c.run.maxRaw {
 		return c.damaged(errors.New("length is none that was written"))
 	}
-	if cap(c.s.incoming) < packed {
-		c.s.incoming = make([]byte, c.run.maxPacked)
-	}
+	c.s.incoming = withRoom(c.s.incoming[:0], packed, c.s.limits.block)
 	frame := c.s.incoming[:packed]
 	if err := c.read(frame, c.offset+blockHeader); err != nil {
 		return err
