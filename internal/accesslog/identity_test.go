@@ -39,10 +39,7 @@ func parseFile(t testing.TB, s string) []entryAt {
 // have been given before.
 func identities(t testing.TB, server string, files ...[]entryAt) (counts map[string]int, ids map[Identity]string) {
 	t.Helper()
-	s, err := newSorter(t.TempDir(), tiny)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSorter(t.TempDir(), tiny)
 	defer s.Close()
 	var ranges Ranges
 	for f, entries := range files {

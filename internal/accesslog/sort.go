@@ -9,8 +9,6 @@ import (
 	"iter"
 	"slices"
 	"unsafe"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 const (
@@ -90,8 +88,6 @@ type Sorter struct {
 	lastID uint32
 	held   int64
 
-	encoder  *zstd.Encoder
-	decoder  *zstd.Decoder
 	raw      []byte // the block being filled
 	packed   []byte // the same, compressed
 	incoming []byte // a compressed block being read
@@ -111,10 +107,9 @@ type limits struct {
 
 const (
 	slabSize = 2 << 20
-	// overhead is kept back from the budget for what is neither slab nor index: the three
-	// block buffers (0.4 MiB with usual lines, 1.6 MiB each when lines of the greatest
-	// length fill them) and both compressors (1.4 MiB; TestSorterStaysInItsMemory
-	// measures all of it).
+	// overhead is kept back from the budget for what is neither slab nor index: three
+	// block buffers of up to 1.5 MiB, when lines of the greatest length fill them, and the
+	// shorter ones that they replaced.
 	overhead = 6 << 20
 	// maxRuns keeps well below the usual limit of 1024 open files.
 	maxRuns = 128
@@ -141,24 +136,11 @@ func OpenSorter(cfg SortConfig) (*Sorter, error) {
 		slab:   slabSize,
 		block:  int(min(max(memory/blocksInMemory, minBlock), maxBlock)),
 		runs:   maxRuns,
-	})
+	}), nil
 }
 
-func newSorter(dir string, l limits) (*Sorter, error) {
-	// The blocks carry checksums that cover more than zstd's own.
-	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(maxBlock))
-	if err != nil {
-		return nil, err
-	}
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true))
-	if err != nil {
-		return nil, err
-	}
-	return &Sorter{
-		dir: dir, limits: l, create: createTemp, arena: arena{size: l.slab},
-		encoder: encoder, decoder: decoder,
-	}, nil
+func newSorter(dir string, l limits) *Sorter {
+	return &Sorter{dir: dir, limits: l, create: createTemp, arena: arena{size: l.slab}}
 }
 
 // Add takes an item, whose payload it copies. It blocks while memory is written to disk,
@@ -294,10 +276,6 @@ func (s *Sorter) Close() error {
 	var err error
 	for _, r := range s.runs {
 		err = errors.Join(err, r.file.Close())
-	}
-	if s.decoder != nil {
-		s.decoder.Close()
-		err = errors.Join(err, s.encoder.Close())
 	}
 	*s = Sorter{stats: s.stats, failed: fs.ErrClosed}
 	return err

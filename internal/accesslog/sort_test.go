@@ -44,10 +44,7 @@ var tiny = limits{budget: 64 << 10, slab: 16 << 10, block: 1 << 10, runs: 5}
 
 func tinySorter(t *testing.T, l limits) *Sorter {
 	t.Helper()
-	s, err := newSorter(t.TempDir(), l)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSorter(t.TempDir(), l)
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Errorf("Close: %v", err)
@@ -245,10 +242,7 @@ func TestSorterReportsDamage(t *testing.T) {
 	r := newRand(t)
 	dir := t.TempDir()
 	var named []string
-	s, err := newSorter(dir, tiny)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := newSorter(dir, tiny)
 	defer s.Close()
 	s.create = func(dir string) (tempFile, error) {
 		f, err := os.CreateTemp(dir, "run")
@@ -461,10 +455,7 @@ const sortingChild = "ACCESSLOG_SORT_DIR"
 
 func TestKilledSorterLeavesNothing(t *testing.T) {
 	if dir := os.Getenv(sortingChild); dir != "" {
-		s, err := newSorter(dir, tiny)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSorter(dir, tiny)
 		r := rand.New(rand.NewPCG(1, 1))
 		for i := 0; ; i++ {
 			if err := s.Add(t.Context(), Item{Time: r.Int64(), Payload: make([]byte, 300)}); err != nil {

@@ -7,9 +7,6 @@ import (
 	"slices"
 )
 
-// decodeSlack lets the decompressor write whole words at the end of a block.
-const decodeSlack = 64
-
 // merge gives the items of runs in order, as the cursor that stands on each. It uses the
 // arena, which must hold nothing, and leaves it so.
 func (s *Sorter) merge(ctx context.Context, runs []*run) iter.Seq2[*cursor, error] {
@@ -18,7 +15,7 @@ func (s *Sorter) merge(ctx context.Context, runs []*run) iter.Seq2[*cursor, erro
 		defer s.arena.reset()
 		var heap []*cursor
 		for _, r := range runs {
-			buffer, _, ok := s.arena.take(r.maxRaw+decodeSlack, s.slabsAllowed())
+			buffer, _, ok := s.arena.take(r.maxRaw, s.slabsAllowed())
 			if !ok {
 				panic("sort: more runs merged than were counted to fit")
 			}
@@ -101,7 +98,7 @@ func (s *Sorter) reduce(ctx context.Context, most int) error {
 func (s *Sorter) fitting(runs []*run) int {
 	slabs, used := 1, 0
 	for i, r := range runs {
-		n := r.maxRaw + decodeSlack
+		n := r.maxRaw
 		if used+n > s.limits.slab {
 			slabs, used = slabs+1, 0
 		}

@@ -9,12 +9,13 @@ import (
 	"io"
 	"os"
 
+	"github.com/klauspost/compress/s2"
 	"golang.org/x/sys/unix"
 )
 
 // A run is a temporary file of sorted items in blocks. A block is
 //
-//	packed length:4 | raw length:4 | CRC-32C:4 | zstd frame of the raw block
+//	packed length:4 | raw length:4 | CRC-32C:4 | the raw block in S2
 //
 // with numbers in little endian. The checksum covers run's and block's number, both
 // lengths and the frame, so that no other block passes for this one. The raw block has
@@ -41,14 +42,14 @@ const blockHeader = 12
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum is that of the header and the frame behind it.
-func (r *run) checksum(block uint32, header, frame []byte) uint32 {
+// checksum is that of a block's header and what stands behind it.
+func (r *run) checksum(block uint32, header, packed []byte) uint32 {
 	var place [8]byte
 	binary.LittleEndian.PutUint32(place[:], r.id)
 	binary.LittleEndian.PutUint32(place[4:], block)
 	sum := crc32.Update(0, castagnoli, place[:])
 	sum = crc32.Update(sum, castagnoli, header[:8])
-	return crc32.Update(sum, castagnoli, frame)
+	return crc32.Update(sum, castagnoli, packed)
 }
 
 // createTemp makes a file without a name, or one that loses its name at once where the
@@ -132,13 +133,6 @@ func (s *Sorter) runBefore(k key) *run {
 // maxVarints is what the numbers before a payload take at most.
 const maxVarints = 5 * binary.MaxVarintLen64
 
-// packedBound is what a block takes if nothing of it can be compressed: it is stored in
-// pieces of up to 128 KiB with a header each (RFC 8878, 3.1.1.2).
-func packedBound(raw int) int {
-	const frameHeader = 32
-	return raw + raw>>10 + frameHeader
-}
-
 // withRoom gives b room for n bytes more. A usual block fits at once; for a longer one
 // there is room for the longest then, so that hardly anything is left to collect.
 func withRoom(b []byte, n, block int) []byte {
@@ -147,7 +141,7 @@ func withRoom(b []byte, n, block int) []byte {
 	}
 	room := 2 * block
 	if len(b)+n > room {
-		room = max(len(b)+n, packedBound(block+maxVarints+MaxPayload)+blockHeader)
+		room = max(len(b)+n, s2.MaxEncodedLen(block+maxVarints+MaxPayload)+blockHeader)
 	}
 	return append(make([]byte, 0, room), b...)
 }
@@ -187,12 +181,13 @@ func (w *blockWriter) flush(ctx context.Context) error {
 	if len(s.raw) == 0 {
 		return nil
 	}
-	s.packed = withRoom(s.packed[:0], blockHeader+packedBound(len(s.raw)), s.limits.block)
-	s.packed = s.encoder.EncodeAll(s.raw, s.packed[:blockHeader])
-	header, frame := s.packed[:blockHeader], s.packed[blockHeader:]
-	binary.LittleEndian.PutUint32(header, uint32(len(frame)))
+	s.packed = withRoom(s.packed[:0], blockHeader+s2.MaxEncodedLen(len(s.raw)), s.limits.block)
+	packed := s2.Encode(s.packed[blockHeader:cap(s.packed)], s.raw)
+	s.packed = s.packed[:blockHeader+len(packed)]
+	header := s.packed[:blockHeader]
+	binary.LittleEndian.PutUint32(header, uint32(len(packed)))
 	binary.LittleEndian.PutUint32(header[4:], uint32(len(s.raw)))
-	binary.LittleEndian.PutUint32(header[8:], r.checksum(r.blocks, header, frame))
+	binary.LittleEndian.PutUint32(header[8:], r.checksum(r.blocks, header, packed))
 	w.taken += int64(len(s.raw))
 	if _, err := r.file.WriteAt(s.packed, r.size); err != nil {
 		return s.spaceError(err, max(int64(len(s.packed)), w.left()))
@@ -204,7 +199,7 @@ func (w *blockWriter) flush(ctx context.Context) error {
 	r.size += int64(len(s.packed))
 	r.blocks++
 	r.maxRaw = max(r.maxRaw, len(s.raw))
-	r.maxPacked = max(r.maxPacked, len(frame))
+	r.maxPacked = max(r.maxPacked, len(packed))
 	r.last = w.previous
 	w.previous = key{}
 	s.raw = s.raw[:0]
@@ -290,19 +285,19 @@ func (c *cursor) load() error {
 		return c.damaged(errors.New("length is none that was written"))
 	}
 	c.s.incoming = withRoom(c.s.incoming[:0], packed, c.s.limits.block)
-	frame := c.s.incoming[:packed]
-	if err := c.read(frame, c.offset+blockHeader); err != nil {
+	block := c.s.incoming[:packed]
+	if err := c.read(block, c.offset+blockHeader); err != nil {
 		return err
 	}
-	if got := binary.LittleEndian.Uint32(header[8:]); got != c.run.checksum(c.block, header[:], frame) {
+	if got := binary.LittleEndian.Uint32(header[8:]); got != c.run.checksum(c.block, header[:], block) {
 		return c.damaged(errors.New("checksum differs"))
 	}
-	rest, err := c.s.decoder.DecodeAll(frame, c.buffer[:0])
+	if n, err := s2.DecodedLen(block); err != nil || n != raw {
+		return c.damaged(errors.New("length differs"))
+	}
+	rest, err := s2.Decode(c.buffer, block)
 	if err != nil {
 		return c.damaged(err)
-	}
-	if len(rest) != raw {
-		return c.damaged(errors.New("length differs"))
 	}
 	c.rest = rest
 	c.offset += int64(blockHeader + packed)
