@@ -215,6 +215,8 @@ func TestRangesKeepServersApart(t *testing.T) {
 	r.Add(0, a, 9e9)
 	r.Add(0, b, 5e9)
 	r.Add(1, a, 5e9)
+	r.Add(3, a, -1) // the last nanosecond of second -1
+	r.Add(3, a, 1)
 	for _, tt := range []struct {
 		file   int32
 		server []byte
@@ -223,6 +225,7 @@ func TestRangesKeepServersApart(t *testing.T) {
 	}{
 		{0, a, 5, tail}, {0, a, 7, whole}, {0, a, 9, head}, {0, b, 5, head}, {0, b, 1, tail},
 		{1, a, 5, middle}, {1, b, 5, whole}, {2, a, 5, whole},
+		{3, a, -1, tail}, {3, a, 0, head},
 	} {
 		if got := r.part(tt.file, tt.server, tt.second); got != tt.want {
 			t.Errorf("file %d, server %s, second %d: part %d, want %d", tt.file, tt.server, tt.second, got, tt.want)

@@ -213,6 +213,9 @@ func TestOpenReportsDamage(t *testing.T) {
 			behind := append(slices.Clone(whole), "not compressed"...)
 			got, err := readInput(t, behind)
 			checkDamage(t, c.name, behind, got, err, ErrCorrupt)
+			if damage, ok := errors.AsType[*DamageError](err); ok && (damage.Compressed < int64(len(whole)) || damage.Compressed > int64(len(whole)+10)) {
+				t.Errorf("text behind %d bytes is found at %d", len(whole), damage.Compressed)
+			}
 			if len(got) != 2*len(text) {
 				t.Errorf("%d bytes before the text behind, want %d", len(got), 2*len(text))
 			}

@@ -580,7 +580,10 @@ func TestSorterStaysInItsMemory(t *testing.T) {
 				t.Errorf("%d items, want %d", n, tt.items)
 			}
 			t.Logf("%+v, heap grew by %d of %d bytes", s.Stats(), most, tt.memory)
-			const constant = 1 << 20 // the test's own, and the runtime's
+			constant := uint64(1 << 20) // the test's own, and the runtime's
+			if withRace() {
+				constant = 8 << 20 // sync.Pool forgets on purpose, and S2 allocates anew
+			}
 			if most > uint64(tt.memory)+constant {
 				t.Errorf("heap grew by %d bytes, bound %d", most, tt.memory)
 			}
