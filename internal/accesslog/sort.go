@@ -211,7 +211,7 @@ func (s *Sorter) slabsAllowed() int {
 // Sorted gives all items in order. A payload is valid until the next item. An error comes
 // last, with a zero Item: ctx's, [ErrDamagedRun], a [*SpaceError] or another one of the
 // disk; items given before it are right, and in order. It may be called again, but not
-// while another iteration goes on.
+// while another iteration goes on; an error before the first item comes again then.
 func (s *Sorter) Sorted(ctx context.Context) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		if s.failed == nil {

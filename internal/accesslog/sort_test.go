@@ -125,7 +125,6 @@ func randomItems(r *rand.Rand, n int) []Item {
 
 func TestSorterSortsStably(t *testing.T) {
 	r := newRand(t)
-	merges := 0
 	for _, n := range []int{0, 1, 2, 100, 1000, 3000, 8000} {
 		for range 4 {
 			items := randomItems(r, n)
@@ -135,7 +134,13 @@ func TestSorterSortsStably(t *testing.T) {
 			addAll(t, s, items)
 			checkSorted(t, s, items)
 			checkSorted(t, s, items) // once more
-			merges += s.Stats().Merges
+			var held int64
+			for _, r := range s.runs {
+				held += r.size
+			}
+			if s.held != held || s.Stats().Held < held {
+				t.Errorf("%d bytes said to be held, at most %d, there are %d", s.held, s.Stats().Held, held)
+			}
 			if got := s.Stats().Items; got != int64(n) {
 				t.Errorf("Stats().Items = %d, want %d", got, n)
 			}
@@ -144,8 +149,19 @@ func TestSorterSortsStably(t *testing.T) {
 			}
 		}
 	}
-	if merges < 20 {
-		t.Errorf("only %d merges: the test is too small", merges)
+}
+
+func TestSorterMergesInManyPasses(t *testing.T) {
+	r := newRand(t)
+	l := tiny
+	l.runs = 2
+	s := tinySorter(t, l)
+	items := randomItems(r, 10_000)
+	r.Shuffle(len(items), func(i, j int) { items[i], items[j] = items[j], items[i] })
+	addAll(t, s, items)
+	checkSorted(t, s, items)
+	if s.Stats().Merges < 10 {
+		t.Errorf("%+v, want many merges", s.Stats())
 	}
 }
 
@@ -299,14 +315,73 @@ func TestSorterReportsDamage(t *testing.T) {
 		undo(t, file)
 		checkSorted(t, s, items)
 	}
+}
 
-	t.Run("swapped", func(t *testing.T) {
-		if len(s.runs) < 2 {
-			t.Skip("one run")
+// TestSorterTellsBlocksApart exchanges blocks that are whole but stand elsewhere.
+func TestSorterTellsBlocksApart(t *testing.T) {
+	s := tinySorter(t, tiny)
+	var blocks [4][]byte // two of each run, all of one length
+	for i := range blocks {
+		if i%2 == 0 {
+			r, err := s.newRun()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.runs = append(s.runs, r)
 		}
-		s.runs[0].file, s.runs[1].file = s.runs[1].file, s.runs[0].file
-		damage(t, s.runs[0], "runs swapped")
-	})
+		r := s.runs[i/2]
+		before := r.size
+		w := blockWriter{s: s, run: r}
+		err := w.add(t.Context(), key{time: int64(i), place: uint64(i)}, []byte{byte(i)})
+		if err = errors.Join(err, w.flush(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		blocks[i] = make([]byte, r.size-before)
+		if _, err := r.file.ReadAt(blocks[i], before); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := int64(len(blocks[0]))
+	for _, place := range []int{0, 1} {
+		for i, block := range blocks {
+			if _, err := s.runs[0].file.WriteAt(block, int64(place)*size); err != nil {
+				t.Fatal(err)
+			}
+			var last error
+			for _, err := range s.Sorted(t.Context()) {
+				last = err
+			}
+			if want := i != place; errors.Is(last, ErrDamagedRun) != want {
+				t.Errorf("block %d at %d: %v", i, place, last)
+			}
+		}
+		if _, err := s.runs[0].file.WriteAt(blocks[place], int64(place)*size); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSorterMergesLongItemsAfterShortOnes: short ones make the index long, at the cost
+// of the slabs that the merge of long ones needs.
+func TestSorterMergesLongItemsAfterShortOnes(t *testing.T) {
+	s, err := OpenSorter(SortConfig{Dir: t.TempDir(), Memory: MinSortMemory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var items []Item
+	for i := range 150_000 {
+		items = append(items, Item{Time: int64(i * 7919 % 150_011)})
+	}
+	long := bytes.Repeat([]byte("x"), MaxPayload)
+	for i := range 30 {
+		items = append(items, Item{Time: int64(-i), Payload: long})
+	}
+	addAll(t, s, items)
+	checkSorted(t, s, items)
+	if s.Stats().Merges == 0 {
+		t.Errorf("%+v, want merges", s.Stats())
+	}
 }
 
 // originals keeps a file's content for undo.
@@ -437,7 +512,9 @@ func TestSorterStopsWhenCancelled(t *testing.T) {
 	}
 	checkSorted(t, s, items) // with a context of its own
 
-	s = tinySorter(t, tiny)
+	l := tiny
+	l.runs = 1000 // no merge, which would look at ctx as well
+	s = tinySorter(t, l)
 	var err error
 	for _, item := range items {
 		if err = s.Add(ctx, item); err != nil {
@@ -528,6 +605,7 @@ func TestSorterStaysInItsMemory(t *testing.T) {
 		{"lines of 300 bytes in 32 MiB", many, 300, 32 << 20},
 		{"lines of 300 bytes in 16 MiB", some, 300, MinSortMemory},
 		{"nothing but keys", some, 0, MinSortMemory},
+		{"index and slabs full at once", some, 220, 64 << 20},
 		{"longest payloads", 60, MaxPayload, MinSortMemory},
 		{"longest payloads in much memory", 400, MaxPayload, 128 << 20},
 	}
