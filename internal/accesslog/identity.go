@@ -205,6 +205,7 @@ func (t *tally) add(p part) (ordinal uint32, duplicate bool) {
 	if total := t.total(); total > before {
 		return total, false
 	}
+	// No more than before, or the total had risen.
 	ordinal = t.count
 	if p == middle || p == tail {
 		ordinal += t.most[head]
@@ -212,7 +213,7 @@ func (t *tally) add(p part) (ordinal uint32, duplicate bool) {
 	if p == tail {
 		ordinal += t.most[middle]
 	}
-	return min(ordinal, before), true
+	return ordinal, true
 }
 
 func (t *tally) total() uint32 {

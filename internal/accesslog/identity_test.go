@@ -217,6 +217,9 @@ func TestRangesKeepServersApart(t *testing.T) {
 	r.Add(1, a, 5e9)
 	r.Add(3, a, -1) // the last nanosecond of second -1
 	r.Add(3, a, 1)
+	for _, second := range []int64{5, 1, 9, 3} { // the clock goes back
+		r.Add(4, a, second*1e9)
+	}
 	for _, tt := range []struct {
 		file   int32
 		server []byte
@@ -225,6 +228,7 @@ func TestRangesKeepServersApart(t *testing.T) {
 	}{
 		{0, a, 5, tail}, {0, a, 7, whole}, {0, a, 9, head}, {0, b, 5, head}, {0, b, 1, tail},
 		{1, a, 5, middle}, {1, b, 5, whole}, {2, a, 5, whole},
+		{4, a, 5, whole}, {4, a, 1, tail}, {4, a, 9, head},
 		{3, a, -1, tail}, {3, a, 0, head},
 	} {
 		if got := r.part(tt.file, tt.server, tt.second); got != tt.want {
