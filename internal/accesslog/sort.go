@@ -83,7 +83,7 @@ type Sorter struct {
 	create func(dir string) (tempFile, error)
 
 	arena  arena
-	index  []entry
+	index  []key
 	runs   []*run
 	lastID uint32
 	held   int64
@@ -180,16 +180,15 @@ func (s *Sorter) keep(item Item) bool {
 		return false
 	}
 	copy(payload, item.Payload)
-	s.index = append(s.index, entry{
-		key:    key{time: item.Time, line: item.Line, place: place, file: item.File},
-		length: uint32(len(item.Payload)),
+	s.index = append(s.index, key{
+		time: item.Time, line: item.Line, place: place, file: item.File, length: uint32(len(item.Payload)),
 	})
 	return true
 }
 
 // entrySize counts twice, since the collector may not have taken the shorter index yet
 // that a longer one replaced.
-const entrySize = 2 * int64(unsafe.Sizeof(entry{}))
+const entrySize = 2 * int64(unsafe.Sizeof(key{}))
 
 // growIndex doubles the index, up to half of the budget: the rest is for slabs, which
 // the merge needs.
@@ -200,7 +199,7 @@ func (s *Sorter) growIndex() bool {
 	if taken > s.limits.budget/2 || taken+int64(len(s.arena.slabs)*s.limits.slab) > s.limits.budget {
 		return false
 	}
-	s.index = append(make([]entry, 0, n), s.index...)
+	s.index = append(make([]key, 0, n), s.index...)
 	return true
 }
 
@@ -252,17 +251,17 @@ func (s *Sorter) prepare(ctx context.Context) error {
 }
 
 func (s *Sorter) sortIndex() {
-	slices.SortFunc(s.index, func(a, b entry) int { return a.compare(b.key) })
+	slices.SortFunc(s.index, key.compare)
 }
 
 func (s *Sorter) yieldMemory(ctx context.Context, yield func(Item, error) bool) {
 	const between = 1024
-	for i, e := range s.index {
+	for i, k := range s.index {
 		if i%between == 0 && ctx.Err() != nil {
 			yield(Item{}, context.Cause(ctx))
 			return
 		}
-		if !yield(Item{Time: e.time, File: e.file, Line: e.line, Payload: s.arena.at(e)}, nil) {
+		if !yield(Item{Time: k.time, File: k.file, Line: k.line, Payload: s.arena.at(k)}, nil) {
 			return
 		}
 	}
@@ -282,12 +281,14 @@ func (s *Sorter) Close() error {
 }
 
 // key orders items. place is where the payload was in memory, as the arena counts, and
-// so rises from one item added to the next.
+// so rises from one item added to the next. There is no pointer in it, so that the
+// collector passes the index by.
 type key struct {
-	time  int64
-	line  int64
-	place uint64
-	file  int32
+	time   int64
+	line   int64
+	place  uint64
+	file   int32
+	length uint32 // of the payload in memory; orders nothing
 }
 
 func (k key) compare(o key) int {
@@ -295,12 +296,6 @@ func (k key) compare(o key) int {
 		return cmp.Compare(k.time, o.time)
 	}
 	return cmp.Or(cmp.Compare(k.file, o.file), cmp.Compare(k.line, o.line), cmp.Compare(k.place, o.place))
-}
-
-// entry is an item in memory. It holds no pointer, so that the collector passes it by.
-type entry struct {
-	key
-	length uint32
 }
 
 // arena is memory that is used again and again: of payloads while items are added, of
@@ -336,9 +331,9 @@ func (a *arena) take(n, allowed int) (buf []byte, place uint64, ok bool) {
 	return buf, place, true
 }
 
-func (a *arena) at(e entry) []byte {
-	slab, offset := e.place>>placeBits-a.base, e.place&(1<<placeBits-1)
-	return a.slabs[slab][offset:][:e.length:e.length]
+func (a *arena) at(k key) []byte {
+	slab, offset := k.place>>placeBits-a.base, k.place&(1<<placeBits-1)
+	return a.slabs[slab][offset:][:k.length:k.length]
 }
 
 // reset frees all that was taken. Places go on rising.

@@ -203,6 +203,19 @@ func TestSorterTakesOrderedInputCheaply(t *testing.T) {
 	}
 }
 
+func TestSorterAddsToTheRunThatEndsLast(t *testing.T) {
+	s := tinySorter(t, tiny)
+	at := func(time int64) key { return key{time: time} }
+	runs := []*run{{last: at(100)}, {last: at(60)}, {last: at(150)}}
+	s.runs = runs
+	defer func() { s.runs = nil }() // they have no files
+	for time, want := range map[int64]*run{50: nil, 60: runs[1], 99: runs[1], 100: runs[0], 149: runs[0], 200: runs[2]} {
+		if got := s.runBefore(at(time)); got != want {
+			t.Errorf("time %d: a run that ends at %v", time, got)
+		}
+	}
+}
+
 func TestSorterWithoutDiskWhenAllFits(t *testing.T) {
 	s, err := OpenSorter(SortConfig{Dir: t.TempDir(), Memory: MinSortMemory})
 	if err != nil {

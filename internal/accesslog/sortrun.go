@@ -87,7 +87,7 @@ func (s *Sorter) spill(ctx context.Context) error {
 		return nil
 	}
 	s.sortIndex()
-	r := s.runBefore(s.index[0].key)
+	r := s.runBefore(s.index[0])
 	if r == nil {
 		var err error
 		if r, err = s.newRun(); err != nil {
@@ -97,11 +97,11 @@ func (s *Sorter) spill(ctx context.Context) error {
 		s.stats.Runs++
 	}
 	w := blockWriter{s: s, run: r}
-	for _, e := range s.index {
-		w.pending += int64(e.length)
+	for _, k := range s.index {
+		w.pending += int64(k.length)
 	}
-	for _, e := range s.index {
-		if err := w.add(ctx, e.key, s.arena.at(e)); err != nil {
+	for _, k := range s.index {
+		if err := w.add(ctx, k, s.arena.at(k)); err != nil {
 			return err
 		}
 	}
