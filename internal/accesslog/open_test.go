@@ -262,6 +262,20 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestOpenBoundsZstdWindow hands over frames of one raw byte that ask for a window of
+// 2^27 and 2^28 bytes (RFC 8878, 3.1.1.1.2).
+func TestOpenBoundsZstdWindow(t *testing.T) {
+	frame := func(log byte) []byte {
+		return []byte{0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3, 1 | 1<<3, 0, 0, 'a'}
+	}
+	if got, err := readInput(t, frame(27)); err != nil || string(got) != "a" {
+		t.Errorf("128 MiB: %q, %v", got, err)
+	}
+	if got, err := readInput(t, frame(28)); !errors.Is(err, ErrCompression) {
+		t.Errorf("256 MiB: %q, %v", got, err)
+	}
+}
+
 func TestOpenReadsFIFO(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
