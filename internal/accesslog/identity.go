@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// An Identity tells a line of a log from all others, for ever: the first 16 bytes of
-// SHA-256 over the server's name, the line, and its ordinal among equal lines. It is the
+// An Identity tells a line of a log from all others, for ever: it is made with SHA-256
+// of the server's name, the line, and its ordinal among equal lines. It is the
 // same in a copy of the file, compressed or rotated or cut otherwise. Two of 10^10 lines
 // have the same one by chance with a probability of 10^-18, and nobody can make up a
 // line that has the one of another.
@@ -19,15 +19,24 @@ type Identity [16]byte
 // String is in hexadecimal.
 func (id Identity) String() string { return hex.EncodeToString(id[:]) }
 
-// identityOf is frozen: a change would make lines that were imported new again. The
-// lengths keep ("a", "bc") apart from ("ab", "c").
-func identityOf(server, line []byte, ordinal uint64, scratch []byte) (Identity, []byte) {
-	scratch = binary.LittleEndian.AppendUint64(scratch[:0], ordinal)
-	scratch = binary.LittleEndian.AppendUint64(scratch, uint64(len(server)))
+// A line's digest is SHA-256 of the length of the server's name (8 bytes, little endian),
+// the name, and the line. An identity is the first 16 bytes of SHA-256 of that digest and
+// the ordinal (8 bytes, little endian). Both are frozen: a change would make lines that
+// were imported new again. The length keeps ("a", "bc") apart from ("ab", "c").
+type digest [sha256.Size]byte
+
+func digestOf(server, line, scratch []byte) (digest, []byte) {
+	scratch = binary.LittleEndian.AppendUint64(scratch[:0], uint64(len(server)))
 	scratch = append(scratch, server...)
 	scratch = append(scratch, line...)
-	sum := sha256.Sum256(scratch)
-	return Identity(sum[:len(Identity{})]), scratch
+	return sha256.Sum256(scratch), scratch
+}
+
+func (d digest) identity(ordinal uint64) Identity {
+	var in [len(d) + 8]byte
+	binary.LittleEndian.PutUint64(in[copy(in[:], d[:]):], ordinal)
+	sum := sha256.Sum256(in[:])
+	return Identity(sum[:len(Identity{})])
 }
 
 // Ranges knows from when to when each file has lines of each server. It takes about 100
@@ -147,7 +156,7 @@ type Numberer struct {
 	ranges  *Ranges
 	now     int64
 	begun   bool
-	seen    map[Identity]*tally // by the identity with ordinal 0
+	seen    map[[16]byte]*tally // by the beginning of the line's digest
 	tallies []tally             // that seen points into, used again
 	scratch []byte
 }
@@ -164,7 +173,7 @@ var ErrUnsorted = errors.New("lines to be identified are not in order of time")
 
 // NewNumberer needs the ranges of all files, complete.
 func NewNumberer(ranges *Ranges) *Numberer {
-	return &Numberer{ranges: ranges, seen: make(map[Identity]*tally)}
+	return &Numberer{ranges: ranges, seen: make(map[[16]byte]*tally)}
 }
 
 // Number gives the identity of a line, and whether an equal one of another file has
@@ -178,12 +187,13 @@ func (n *Numberer) Number(file int32, nanoseconds int64, server, line []byte) (i
 		n.begun, n.now = true, nanoseconds
 		n.forget()
 	}
-	var plain Identity
-	plain, n.scratch = identityOf(server, line, 0, n.scratch)
-	t := n.seen[plain]
+	var d digest
+	d, n.scratch = digestOf(server, line, n.scratch)
+	equal := [16]byte(d[:])
+	t := n.seen[equal]
 	if t == nil {
 		t = n.newTally(file)
-		n.seen[plain] = t
+		n.seen[equal] = t
 	}
 	switch {
 	case file < t.file:
@@ -193,8 +203,7 @@ func (n *Numberer) Number(file int32, nanoseconds int64, server, line []byte) (i
 	}
 	t.count++
 	ordinal, duplicate := t.add(n.ranges.part(file, server, secondOf(nanoseconds)))
-	id, n.scratch = identityOf(server, line, uint64(ordinal), n.scratch)
-	return id, duplicate, nil
+	return d.identity(uint64(ordinal)), duplicate, nil
 }
 
 // add counts the line in that t.count already knows of. The total rises by one at most
@@ -236,7 +245,7 @@ func (n *Numberer) newTally(file int32) *tally {
 func (n *Numberer) forget() {
 	const big = 4096
 	if len(n.seen) > big {
-		n.seen, n.tallies = make(map[Identity]*tally), nil
+		n.seen, n.tallies = make(map[[16]byte]*tally), nil
 		return
 	}
 	clear(n.seen)
