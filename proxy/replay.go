@@ -61,7 +61,34 @@ func (s *Server) Replayer() *Replayer {
 	r.endpoint.queue = &r.kept
 	r.endpoint.metrics = newInstruments(metrics.NewSet())
 	r.endpoint.pass, r.endpoint.retries = nil, nil
+	if s.endpoint.sites != nil {
+		r.endpoint.sites = &askedOnce{sites: s.endpoint.sites, answers: map[int64]SiteAnswer{}}
+	}
 	return r
+}
+
+// askedOnce asks for each site once, and waits for no answer after the first that did
+// not come: a million lines would wait as often.
+type askedOnce struct {
+	sites   Sites
+	answers map[int64]SiteAnswer
+	tired   bool
+}
+
+// Lookup is part of [Sites].
+func (a *askedOnce) Lookup(ctx context.Context, site int64) SiteAnswer {
+	if answer, ok := a.answers[site]; ok {
+		return answer
+	}
+	if a.tired {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		cancel()
+	}
+	answer := a.sites.Lookup(ctx, site)
+	a.tired = a.tired || answer == SiteUnknown
+	a.answers[site] = answer
+	return answer
 }
 
 // keptSets is an [Appender] that keeps copies.

@@ -117,6 +117,18 @@ func (q *Queue) Imports() []Import {
 	return out
 }
 
+// countImports counts those in a state.
+func (q *Queue) countImports(state ImportState) (n int) {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	for _, i := range q.imports {
+		if i.State == state {
+			n++
+		}
+	}
+	return n
+}
+
 // openImports opens the imports that were there when the queue was closed.
 func (q *Queue) openImports() error {
 	marks, err := filepath.Glob(filepath.Join(q.dir, importPrefix+"*"+importMark))

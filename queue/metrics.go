@@ -48,12 +48,13 @@ func newInstruments(set *metrics.Set, q *Queue) *instruments {
 		set.NewGauge(name, func() float64 { return get(q.Stats()) })
 	}
 	gauge("sluice_queue_pending_hits", func(s Stats) float64 { return float64(s.Pending) })
+	set.NewGauge("sluice_queue_imports_open", func() float64 { return float64(q.countImports(ImportOpen)) })
 	gauge("sluice_queue_pending_bytes", func(s Stats) float64 { return float64(s.PendingBytes) })
 	gauge("sluice_queue_oldest_age_seconds", func(s Stats) float64 {
-		if s.OldestReceivedAt == 0 {
+		if s.OldestLiveAt == 0 {
 			return 0
 		}
-		return max(0, q.now().Sub(time.Unix(0, s.OldestReceivedAt)).Seconds())
+		return max(0, q.now().Sub(time.Unix(0, s.OldestLiveAt)).Seconds())
 	})
 	gauge("sluice_queue_sum_difference_hits", func(s Stats) float64 { return float64(s.Difference) })
 	gauge("sluice_queue_damaged_blocks", func(s Stats) float64 { return float64(s.DamagedBlocks) })

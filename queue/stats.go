@@ -26,6 +26,7 @@ type Stats struct {
 
 	PendingBytes     int64 // of the blocks from the oldest pending hit on
 	OldestReceivedAt int64 // Unix nanoseconds; 0 when nothing is pending
+	OldestLiveAt     int64 // the same without imports, whose hits are old when they come
 
 	DiskBytes int64 // used by the data directory
 	FreeBytes int64 // above the reserve; negative below it
@@ -62,7 +63,7 @@ func (c *diskUsageCache) get(dir string) int64 {
 // pending block of each when that is not leased.
 func (q *Queue) Stats() Stats {
 	out := Stats{Generation: q.generation}
-	var oldest []func() int64
+	oldest := map[*stream]uint64{} // the floors of streams with pending hits
 	for _, s := range q.all() {
 		s.mu.Lock()
 		st := s.st
@@ -79,8 +80,8 @@ func (q *Queue) Stats() Stats {
 		out.Blocks += int64(st.lastNumber + 1 - min(st.floor, st.lastNumber+1))
 		out.Shelves += int64(len(s.shelves))
 		out.Uncertain += s.reader.uncertain(st)
-		if floor := st.floor; st.pending() > 0 {
-			oldest = append(oldest, func() int64 { return s.oldest(floor) })
+		if st.pending() > 0 {
+			oldest[s] = st.floor
 		}
 		s.mu.Unlock()
 	}
@@ -90,8 +91,12 @@ func (q *Queue) Stats() Stats {
 	out.SyncMean = time.Duration(q.live.commitMean.Load())
 	out.DiskBytes = q.usage.get(q.dir)
 	out.FreeBytes, out.Reserve = q.guard.above(), q.guard.reserve
-	for _, look := range oldest {
-		if at := look(); at != 0 && (out.OldestReceivedAt == 0 || at < out.OldestReceivedAt) {
+	for s, floor := range oldest {
+		at := s.oldest(floor)
+		if s == q.live {
+			out.OldestLiveAt = at
+		}
+		if at != 0 && (out.OldestReceivedAt == 0 || at < out.OldestReceivedAt) {
 			out.OldestReceivedAt = at
 		}
 	}

@@ -63,6 +63,7 @@ type commands struct {
 	Serve       serveCommand       `cmd:"" help:"Run the edge. Needs nothing but --matomo.url."`
 	Check       checkCommand       `cmd:"" help:"Look at the settings and, with --online, at everything around."`
 	Queue       queueCommands      `cmd:"" help:"Look at what is kept and at what was buried."`
+	Import      importCommands     `cmd:"" help:"Access logs of Matomo into the queue, each line once."`
 	Drain       drainCommands      `cmd:"" help:"See, pause and resume the feeding of Matomo."`
 	Assets      assetsCommands     `cmd:"" help:"See, compare and pin the copies of Matomo's public files."`
 	Gate        gateCommands       `cmd:"" help:"Is a day complete, so that Matomo may archive it?"`

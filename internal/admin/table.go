@@ -65,6 +65,7 @@ var Table = []Metric{
 	{"sluice_queue_dead_expired_hits_total", CounterType, "Buried hits that were removed since the start because queue.dead-retention was over, by reason. They stay among the dead of the sum."},
 	{"sluice_queue_pending_hits", GaugeType, "Hits that wait for Matomo."},
 	{"sluice_queue_pending_bytes", GaugeType, "Their size in bytes, as stored."},
+	{"sluice_queue_imports_open", GaugeType, "Imports of access logs that take hits, of which nothing is delivered yet; days that they cover are held."},
 	{"sluice_queue_oldest_age_seconds", GaugeType, "Age of the oldest waiting hit in seconds; 0 when none waits."},
 	{"sluice_queue_sum_difference_hits", GaugeType, "accepted - delivered - invalid - dead - pending, with pending counted on its own: anything but 0 is a fault."},
 	{"sluice_queue_sync_seconds", HistogramType, "Time of one synced commit to disk, in seconds."},

@@ -1,0 +1,324 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"sluice/internal/accesslog"
+	"sluice/internal/admin"
+	"sluice/internal/config"
+)
+
+// logTellEvery is how often a long import says how far it is.
+const logTellEvery = 10 * time.Second
+
+type importCommands struct {
+	Logs     logImportCommand   `cmd:"" default:"withargs" help:"Take the tracking requests of access logs, each once and in their order."`
+	Status   logStatusCommand   `cmd:"" help:"See the imports and what became of them."`
+	Complete logCompleteCommand `cmd:"" help:"Have an import delivered that was left open."`
+	Cancel   logCancelCommand   `cmd:"" help:"Give up an import that is open: nothing of it was delivered."`
+	Forget   logForgetCommand   `cmd:"" help:"Let the lines of an import be imported again."`
+}
+
+type logImportCommand struct {
+	config.Client
+	Files     []string        `arg:"" name:"file" help:"Logs, plain or compressed with gzip, zstd or bzip2, and patterns of them; - is standard input."`
+	Format    string          `name:"format" help:"The logs' format by name; without it each file's is found by its first lines."`
+	Nginx     string          `name:"nginx-format" placeholder:"TEXT" help:"The logs' format as the text of nginx's log_format."`
+	Apache    string          `name:"apache-format" placeholder:"TEXT" help:"The logs' format as the text of Apache's LogFormat."`
+	Server    string          `name:"server" help:"Name of the server that wrote the logs, if equal lines of several servers are different requests."`
+	Window    string          `name:"window" placeholder:"FROM..TO" help:"Only requests of these days, or moments with a zone."`
+	Status    string          `name:"status" placeholder:"FROM-TO" help:"Only requests that the server answered with such a status, as 500-599."`
+	Memory    config.ByteSize `name:"memory" default:"256MiB" min:"16MiB" max:"64GiB" help:"Memory for sorting; what does not fit is sorted on the disk."`
+	Temporary string          `name:"temporary" placeholder:"DIR" help:"Where lines are sorted on the disk; the system's temporary directory without it."`
+	DryRun    bool            `name:"dry-run" help:"Take nothing; say what would be taken."`
+	AllowLate bool            `name:"allow-late" help:"Deliver hits, too, that are older than hits of their sites that were delivered before."`
+	JSON      bool            `name:"json" help:"Answer as one JSON object."`
+}
+
+// reading checks what the flags say of the logs.
+func (c *logImportCommand) reading() (logReading, error) {
+	how := logReading{server: c.Server}
+	var err error
+	given := 0
+	for _, g := range []struct {
+		text string
+		make func(string) (*accesslog.Format, error)
+	}{{c.Format, accesslog.Named}, {c.Nginx, accesslog.Nginx}, {c.Apache, accesslog.Apache}} {
+		if g.text == "" {
+			continue
+		}
+		given++
+		if how.format, err = g.make(g.text); err != nil {
+			return how, err
+		}
+	}
+	if given > 1 {
+		return how, errors.New("want one of --format, --nginx-format and --apache-format")
+	}
+	if c.Window != "" {
+		if how.from, how.to, err = parseWindow(c.Window); err != nil {
+			return how, fmt.Errorf("--window: %w", err)
+		}
+	}
+	if c.Status != "" {
+		first, last, ranged := strings.Cut(c.Status, "-")
+		if !ranged {
+			last = first
+		}
+		a, err1 := strconv.Atoi(first)
+		b, err2 := strconv.Atoi(last)
+		if errors.Join(err1, err2) != nil || a < 100 || b < a || b > 999 {
+			return how, fmt.Errorf("--status: %q: want FROM-TO, as 500-599", c.Status)
+		}
+		how.statuses = [2]int{a, b}
+	}
+	return how, nil
+}
+
+// Run takes the logs.
+func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader, k *kong.Context) error {
+	how, err := c.reading()
+	if err != nil {
+		return &failure{exitUsage, "import", err, "sluice import --help"}
+	}
+	return call{"import", &c.Client, false}.reach(ctx, o, l, k, func(client *admin.Client) error {
+		// A long reading in vain helps nobody.
+		if _, err := client.Stats(ctx); err != nil {
+			return err
+		}
+		sum := &logSum{V: 1, DryRun: c.DryRun, Files: []logSumFile{}, Skipped: map[string]int64{}, Faulty: map[string]int64{}, Faults: []logFault{}, Sites: map[string]int64{}}
+		tell := func(s string) {
+			if !c.JSON {
+				o.printf("--  %s\n", s)
+			}
+		}
+		err := c.run(ctx, client, how, sum, tell, who(o.process))
+		if c.JSON {
+			if jerr := o.json(sum); jerr != nil {
+				return jerr
+			}
+		} else {
+			o.logSum(sum)
+		}
+		switch {
+		case errors.Is(err, admin.ErrLate):
+			return &failure{exitFailed, "import", fmt.Errorf("%s hits are older than hits of their sites that were delivered before; import %s is open, and nothing of it is delivered", number(sum.Late), sum.Import),
+				fmt.Sprintf("sluice import complete %s --allow-late, or sluice import cancel %[1]s", sum.Import)}
+		case err != nil:
+			return err
+		case len(sum.Faulty) > 0:
+			return &failure{exitFailed, "import", errSilent, ""}
+		}
+		return nil
+	})
+}
+
+func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how logReading, sum *logSum, tell func(string), who string) error {
+	sorter, err := accesslog.OpenSorter(accesslog.SortConfig{Dir: logTemp(c.Temporary), Memory: int64(c.Memory)})
+	if err != nil {
+		return &failure{exitUsage, "import", err, ""}
+	}
+	defer sorter.Close()
+	l := &logReader{how: how, sorter: sorter, sum: sum, tell: tell, told: time.Now()}
+	if err := l.read(ctx, c.Files); err != nil {
+		return &failure{exitFailed, "import", err, ""}
+	}
+	if sum.From == nil {
+		return nil // nothing tracks
+	}
+	empty := false // so is the import
+	if !c.DryRun {
+		fresh := true
+		i, err := client.BeginLogImport(ctx, admin.BeginLogImport{Note: strings.Join(c.Files, " "), From: *sum.From, To: *sum.To, Who: who})
+		if errors.Is(err, admin.ErrImportOpen) {
+			tell("import " + i.ID + " was left open, and goes on")
+			fresh, err = i.Accepted == 0, nil
+		}
+		if err != nil {
+			return err
+		}
+		sum.Import, sum.State, empty = i.ID, i.State, fresh
+	}
+	for batch, err := range l.batches(ctx) {
+		if err != nil {
+			return &failure{exitFailed, "import", err, "the same command again: what was taken is not taken twice"}
+		}
+		if err := l.send(ctx, client, batch); err != nil {
+			return err
+		}
+	}
+	if c.DryRun {
+		return nil
+	}
+	if empty && sum.Hits == 0 {
+		id := sum.Import
+		sum.Import, sum.State = "", ""
+		return client.EndLogImport(ctx, id, "cancel", who)
+	}
+	if sum.Late, err = client.CompleteLogImport(ctx, sum.Import, c.AllowLate, who); err != nil {
+		return err
+	}
+	sum.State = "complete"
+	return nil
+}
+
+// send sends one batch and adds up what became of it.
+func (l *logReader) send(ctx context.Context, client *admin.Client, batch []*loggedLine) error {
+	text, err := encodeBatch(batch)
+	if err != nil {
+		return err
+	}
+	taken, err := client.TakeLogged(ctx, l.sum.Import, text)
+	if err != nil {
+		if refused, ok := errors.AsType[*admin.RefusedError](err); ok && refused.Code == http.StatusConflict {
+			return &failure{exitFailed, "import", err, "sluice import complete " + l.sum.Import + ", or sluice import cancel " + l.sum.Import + ", and then this again"}
+		}
+		return err
+	}
+	if len(taken.Verdicts) != len(batch) {
+		return errors.New("not all requests were answered")
+	}
+	l.sum.Hits += taken.Hits
+	for site, n := range taken.Sites {
+		l.sum.Sites[site] += n
+	}
+	for i, letter := range []byte(taken.Verdicts) {
+		switch word := admin.VerdictLetters[letter]; word {
+		case "taken":
+		case "known":
+			l.sum.Skipped["imported before"]++
+		case "elsewhere":
+			l.sum.Skipped["not tracking"]++
+		case "nothing":
+			l.sum.Skipped["Matomo records nothing"]++
+		case "refused":
+			l.sum.Skipped["Matomo refuses them"]++
+		case "without_body":
+			l.sum.Skipped["POST without a body in the log"]++
+		default:
+			l.sum.fault("not_parsed", batch[i].file, batch[i].line, "its address or its path is none")
+		}
+	}
+	if time.Since(l.told) > logTellEvery {
+		l.told = time.Now()
+		l.tell(number(l.sum.Hits) + " hits taken")
+	}
+	return nil
+}
+
+// logSum prints what became of the lines.
+func (o *printer) logSum(s *logSum) {
+	verb := "taken"
+	if s.DryRun {
+		verb = "would be taken"
+	}
+	o.printf("%s  %s hits %s, of %s lines in %d files\n", o.mark(toneOK), number(s.Hits), verb, number(s.Lines), len(s.Files))
+	for _, site := range slices.Sorted(maps.Keys(s.Sites)) {
+		o.printf("    site %s: %s\n", site, number(s.Sites[site]))
+	}
+	for _, why := range slices.Sorted(maps.Keys(s.Skipped)) {
+		o.printf("--  %s passed over: %s\n", number(s.Skipped[why]), why)
+	}
+	if s.Late > 0 {
+		o.printf("%s  %s hits are late\n", o.mark(toneWarn), number(s.Late))
+	}
+	for _, why := range slices.Sorted(maps.Keys(s.Faulty)) {
+		o.printf("%s  %s: %s\n", o.mark(toneBad), strings.ReplaceAll(why, "_", " "), number(s.Faulty[why]))
+	}
+	for _, f := range s.Faults {
+		where := printable(f.File)
+		if f.Line > 0 {
+			where += ", line " + strconv.FormatInt(f.Line, 10)
+		}
+		o.printf("    %s: %s\n", where, printable(f.Why))
+	}
+}
+
+type logStatusCommand struct {
+	config.Client
+	JSON bool `name:"json" help:"Answer as one JSON object."`
+}
+
+// Run lists imports.
+func (c *logStatusCommand) Run(ctx context.Context, o *printer, l *config.Loader, k *kong.Context) error {
+	return call{"import status", &c.Client, false}.reach(ctx, o, l, k, func(client *admin.Client) error {
+		list, err := client.LogImports(ctx)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return o.json(list)
+		}
+		if len(list.Imports) == 0 {
+			o.printf("no imports\n")
+			return nil
+		}
+		rows := make([][]string, 0, len(list.Imports))
+		for _, i := range list.Imports {
+			rows = append(rows, []string{i.ID, i.State, i.From.UTC().Format(time.DateTime), i.To.UTC().Format(time.DateTime), number(i.Accepted), number(i.Delivered), number(i.Pending), number(i.Invalid), number(i.Dead), printable(i.Note)})
+		}
+		o.table([]string{"IMPORT", "STATE", "FROM (UTC)", "TO (UTC)", "HITS", "DELIVERED", "PENDING", "INVALID", "BURIED", "FILES"}, rows)
+		return nil
+	})
+}
+
+type logCompleteCommand struct {
+	config.Client
+	ID        string `arg:"" name:"import" help:"The import, as import status has it."`
+	AllowLate bool   `name:"allow-late" help:"Also with hits that are older than hits of their sites that were delivered before."`
+}
+
+// Run completes an import.
+func (c *logCompleteCommand) Run(ctx context.Context, o *printer, l *config.Loader, k *kong.Context) error {
+	return call{"import complete", &c.Client, false}.reach(ctx, o, l, k, func(client *admin.Client) error {
+		late, err := client.CompleteLogImport(ctx, c.ID, c.AllowLate, who(o.process))
+		if errors.Is(err, admin.ErrLate) {
+			return &failure{exitFailed, "import complete", fmt.Errorf("%s hits are older than hits of their sites that were delivered before", number(late)), "the same with --allow-late"}
+		}
+		if err != nil {
+			return err
+		}
+		o.printf("%s  import %s is complete and is delivered\n", o.mark(toneOK), c.ID)
+		return nil
+	})
+}
+
+type logCancelCommand struct {
+	config.Client
+	ID string `arg:"" name:"import" help:"The import, as import status has it."`
+}
+
+// Run cancels an import.
+func (c *logCancelCommand) Run(ctx context.Context, o *printer, l *config.Loader, k *kong.Context) error {
+	return endLogImport(ctx, o, l, k, &c.Client, c.ID, "cancel", "is given up; nothing of it was delivered")
+}
+
+type logForgetCommand struct {
+	config.Client
+	ID string `arg:"" name:"import" help:"The import, as import status has it."`
+}
+
+// Run forgets the lines of an import.
+func (c *logForgetCommand) Run(ctx context.Context, o *printer, l *config.Loader, k *kong.Context) error {
+	return endLogImport(ctx, o, l, k, &c.Client, c.ID, "forget", "is forgotten; its lines can be imported again, and Matomo may then record them twice")
+}
+
+func endLogImport(ctx context.Context, o *printer, l *config.Loader, k *kong.Context, c *config.Client, id, what, done string) error {
+	return call{"import " + what, c, false}.reach(ctx, o, l, k, func(client *admin.Client) error {
+		if err := client.EndLogImport(ctx, id, what, who(o.process)); err != nil {
+			return err
+		}
+		o.printf("%s  import %s %s\n", o.mark(toneOK), id, done)
+		return nil
+	})
+}

@@ -1,0 +1,361 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"sluice/internal/accesslog"
+	"sluice/internal/admin"
+)
+
+// logSample is how many lines of a file its format is found by.
+const logSample = 500
+
+// A logReader reads access logs, puts their lines in order, and gives what may track.
+type logReader struct {
+	how    logReading
+	sorter *accesslog.Sorter
+	ranges accesslog.Ranges
+	files  []logFile
+	sum    *logSum
+	tell   func(string) // progress
+	told   time.Time
+}
+
+// logReading says how logs are read.
+type logReading struct {
+	format   *accesslog.Format // nil: found for each file
+	server   string
+	from, to time.Time // zero: any
+	statuses [2]int    // zero: any
+}
+
+// A logFile is one of the files that are read.
+type logFile struct {
+	name   string
+	format *accesslog.Format
+}
+
+// logSum counts what became of lines. It is what --json prints.
+type logSum struct {
+	V       int              `json:"v"`
+	Import  string           `json:"import,omitempty"`
+	DryRun  bool             `json:"dry_run"`
+	Files   []logSumFile     `json:"files"`
+	Lines   int64            `json:"lines"`
+	Skipped map[string]int64 `json:"skipped"` // lines, by why
+	Faulty  map[string]int64 `json:"faulty"`  // lines and files, by why
+	Faults  []logFault       `json:"faults"`  // the first of each
+	Hits    int64            `json:"hits"`    // taken
+	Sites   map[string]int64 `json:"sites"`   // hits by site
+	Late    int64            `json:"late"`    // hits
+	From    *time.Time       `json:"from"`
+	To      *time.Time       `json:"to"`
+	State   string           `json:"state"` // open, complete, or "" when nothing was taken
+}
+
+type logSumFile struct {
+	Name   string `json:"name"`
+	Format string `json:"format"`
+	Lines  int64  `json:"lines"`
+}
+
+// A logFault is an example.
+type logFault struct {
+	File string `json:"file"`
+	Line int64  `json:"line,omitempty"`
+	Why  string `json:"why"`
+}
+
+// maxLogFaults is how many examples are kept of one reason.
+const maxLogFaults = 3
+
+// fault counts something that is wrong.
+func (s *logSum) fault(kind, file string, line int64, why string) {
+	if s.Faulty[kind]++; s.Faulty[kind] <= maxLogFaults {
+		s.Faults = append(s.Faults, logFault{file, line, why})
+	}
+}
+
+// read takes in all files. An error ends the import; what is wrong with a file or a line
+// is counted.
+func (l *logReader) read(ctx context.Context, arguments []string) error {
+	paths, repeats, problems := accesslog.Expand(arguments)
+	for _, p := range problems {
+		l.sum.fault("unreadable", "", 0, p.Error())
+	}
+	for _, r := range repeats {
+		l.sum.Skipped["files named twice"]++
+		l.tell(fmt.Sprintf("%s is %s and is read once", printable(r.Name), printable(r.Of)))
+	}
+	for _, p := range paths {
+		if err := l.file(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
+	in, err := p.Open()
+	if err != nil {
+		l.sum.fault("unreadable", p.Name, 0, err.Error())
+		return nil
+	}
+	defer in.Close()
+	f := logFile{name: p.Name, format: l.how.format}
+	index := int32(len(l.files))
+	next, stop := iter.Pull2(accesslog.Lines(in))
+	defer stop()
+	var sample []accesslog.Line
+	var texts [][]byte
+	var ended error
+	more := true
+	for f.format == nil && len(sample) < logSample {
+		line, err, ok := next()
+		if more = ok; !ok {
+			break
+		}
+		if err != nil {
+			ended = err
+			continue
+		}
+		line.Text = bytes.Clone(line.Text)
+		sample, texts = append(sample, line), append(texts, line.Text)
+	}
+	if f.format == nil {
+		if f.format, err = accesslog.Detect(texts); err != nil {
+			if len(sample) > 0 || ended != nil {
+				l.sum.fault("unknown_format", p.Name, 0, errors.Join(err, ended).Error())
+			}
+			return nil
+		}
+	}
+	f.format = f.format.Fresh()
+	l.files = append(l.files, f)
+	counted := logSumFile{Name: p.Name, Format: f.format.Name}
+	l.tell(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name))
+	var r accesslog.Record
+	take := func(line accesslog.Line) error {
+		counted.Lines++
+		l.sum.Lines++
+		if time.Since(l.told) > logTellEvery {
+			l.told = time.Now()
+			l.tell(fmt.Sprintf("%s: line %s", printable(p.Name), number(line.Number)))
+		}
+		return l.line(ctx, index, &f, line, &r)
+	}
+	for _, line := range sample {
+		if err := take(line); err != nil {
+			return err
+		}
+	}
+	for more {
+		line, err, ok := next()
+		if !ok {
+			break
+		}
+		if err != nil {
+			ended = err
+			continue
+		}
+		if err := take(line); err != nil {
+			return err
+		}
+	}
+	if ended != nil {
+		l.sum.fault("damaged", p.Name, counted.Lines, ended.Error())
+	}
+	l.sum.Files = append(l.sum.Files, counted)
+	return nil
+}
+
+// line takes in one line.
+func (l *logReader) line(ctx context.Context, index int32, f *logFile, line accesslog.Line, r *accesslog.Record) error {
+	switch {
+	case line.TooLong:
+		l.sum.fault("too_long", f.name, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
+		return nil
+	case len(bytes.TrimSpace(line.Text)) == 0:
+		l.sum.Skipped["empty"]++
+		return nil
+	}
+	switch err := f.format.Parse(line.Text, r); {
+	case errors.Is(err, accesslog.ErrRequest):
+		l.sum.Skipped["no request"]++
+		return nil
+	case err != nil && line.End == 0:
+		l.sum.Skipped["cut last line"]++ // the server is writing it
+		return nil
+	case err != nil:
+		l.sum.fault("not_parsed", f.name, line.Number, err.Error())
+		return nil
+	}
+	switch {
+	case !mayTrack(r.Target):
+		l.sum.Skipped["not tracking"]++
+		return nil
+	case r.Stored > 0:
+		l.sum.Skipped["taken by Sluice itself"]++
+		return nil
+	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):
+		l.sum.Skipped["outside of --window"]++
+		return nil
+	case l.how.statuses[1] != 0 && (r.Status < l.how.statuses[0] || r.Status > l.how.statuses[1]):
+		l.sum.Skipped["another --status"]++
+		return nil
+	}
+	at := r.Time.UnixNano()
+	l.ranges.Add(index, []byte(l.how.server), at)
+	if l.sum.From == nil || r.Time.Before(*l.sum.From) {
+		l.sum.From = new(r.Time.UTC())
+	}
+	if l.sum.To == nil || r.Time.After(*l.sum.To) {
+		l.sum.To = new(r.Time.UTC())
+	}
+	return l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: line.Text})
+}
+
+// mayTrack passes over what no tracker could be; what is left the edge judges.
+func mayTrack(target []byte) bool {
+	path, _, _ := bytes.Cut(target, []byte("?"))
+	return bytes.Contains(path, []byte("matomo.php")) || bytes.Contains(path, []byte("piwik.php")) ||
+		bytes.Contains(path, []byte("js/")) && !bytes.HasSuffix(path, []byte(".js")) || bytes.IndexByte(path, '%') >= 0
+}
+
+// A loggedLine is a request in its place, and where it stands.
+type loggedLine struct {
+	file    string
+	line    int64
+	request admin.LoggedRequest
+}
+
+// sorted gives the requests by time, each once.
+func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
+	return func(yield func(*loggedLine, error) bool) {
+		split := func(payload []byte) (server, line []byte, err error) { return []byte(l.how.server), payload, nil }
+		var r accesslog.Record
+		for item, err := range accesslog.Identify(l.sorter.Sorted(ctx), &l.ranges, split) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if item.Duplicate {
+				l.sum.Skipped["in another file, too"]++
+				continue
+			}
+			f := &l.files[item.File]
+			if err := f.format.Parse(item.Payload, &r); err != nil {
+				yield(nil, fmt.Errorf("%s, line %d: %w", f.name, item.Line, err)) // it was parsed once
+				return
+			}
+			one := &loggedLine{f.name, item.Line, requestOf(f.format, &r, &item)}
+			if !yield(one, nil) {
+				return
+			}
+		}
+	}
+}
+
+func requestOf(f *accesslog.Format, r *accesslog.Record, item *accesslog.Identified) admin.LoggedRequest {
+	out := admin.LoggedRequest{
+		At: item.Time, LineAt: time.Unix(0, item.Time).Unix(), Line: slices.Clone(item.ID[:]),
+		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.HTTPS,
+		HasBody: f.HasBody, Body: bytes.Clone(r.Body),
+	}
+	if a, err := netip.ParseAddrPort(out.Remote); err == nil {
+		out.Remote = a.Addr().String()
+	}
+	r.Headers(func(name string, value []byte) {
+		out.Header = append(out.Header, []byte(name), bytes.Clone(value))
+	})
+	if r.Host != nil {
+		out.Header = append(out.Header, []byte("Host"), bytes.Clone(r.Host))
+	}
+	return out
+}
+
+// How much is sent at once: an answer is waited for before more is.
+const (
+	logBatchLines = 2000
+	logBatchBytes = 4 << 20
+)
+
+// batches gives the requests in runs, as lines of JSON.
+func (l *logReader) batches(ctx context.Context) iter.Seq2[[]*loggedLine, error] {
+	return func(yield func([]*loggedLine, error) bool) {
+		var batch []*loggedLine
+		size := 0
+		for one, err := range l.sorted(ctx) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			batch = append(batch, one)
+			size += len(one.request.Target) + len(one.request.Body) + 500
+			if len(batch) == logBatchLines || size >= logBatchBytes {
+				if !yield(batch, nil) {
+					return
+				}
+				batch, size = nil, 0
+			}
+		}
+		if len(batch) > 0 {
+			yield(batch, nil)
+		}
+	}
+}
+
+func encodeBatch(batch []*loggedLine) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	for _, one := range batch {
+		if err := e.Encode(&one.request); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
+}
+
+// parseWindow reads FROM..TO, each a day or a moment with a zone; a day is one of UTC, and
+// TO's is within.
+func parseWindow(s string) (from, to time.Time, err error) {
+	first, last, ok := strings.Cut(s, "..")
+	if !ok {
+		return from, to, fmt.Errorf("%q: want FROM..TO", s)
+	}
+	moment := func(s string, end bool) (time.Time, error) {
+		if d, err := time.Parse(time.DateOnly, s); err == nil {
+			if end {
+				d = d.AddDate(0, 0, 1)
+			}
+			return d, nil
+		}
+		return time.Parse(time.RFC3339, s)
+	}
+	if from, err = moment(first, false); err == nil {
+		to, err = moment(last, true)
+	}
+	if err == nil && !from.Before(to) {
+		err = fmt.Errorf("%q ends before it begins", s)
+	}
+	return from, to, err
+}
+
+// logTemp is where lines are sorted: beside the system's temporary files.
+func logTemp(dir string) string {
+	if dir != "" {
+		return dir
+	}
+	return os.TempDir()
+}
