@@ -227,16 +227,6 @@ func (l *lineLog) between(from, to int64, into map[Line]struct{}) error {
 	return nil
 }
 
-// count gives how many lines are remembered.
-func (l *lineLog) bytes() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.records); n > 0 {
-		return l.records[n-1].end()
-	}
-	return 0
-}
-
 func (l *lineLog) close() error { return l.f.Close() }
 
 // KnownLines says of each line whether an import has taken it that is remembered, the open
