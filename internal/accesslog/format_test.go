@@ -47,7 +47,7 @@ func TestNamedFormats(t *testing.T) {
 		{"combined-vhost", `stats.example.org 192.0.2.7 - - [28/Nov/2026:12:30:01 +0000] "GET http://stats.example.org/matomo.php?a HTTP/1.0" 200 43 "-" "M"`,
 			`2026-11-28T12:30:01Z stats.example.org 192.0.2.7 GET /matomo.php?a 200 ["user-agent=M"]`},
 		{"nginx-json", `{"time_iso8601":"2026-11-28T12:30:01+00:00","remote_addr":"192.0.2.7","request":"` + hitLine + `","status":"200","http_user_agent":"M \"x\"","http_accept_language":"de","request_time":"0.250"}`,
-			`2026-11-28T12:30:00.75Z  192.0.2.7 GET /matomo.php?idsite=1&rec=1&x=%22 200 ["accept-language=de" "user-agent=M \"x\""]`},
+			`2026-11-28T12:30:01.25Z  192.0.2.7 GET /matomo.php?idsite=1&rec=1&x=%22 200 ["accept-language=de" "user-agent=M \"x\""]`},
 		{"nginx-json", `{"@timestamp":1795869001.5,"client_ip":"192.0.2.7","method":"GET","uri":"/matomo.php","args":"idsite=1","status":200,"scheme":"https","host":"a.example"}`,
 			`2026-11-28T12:30:01.5Z a.example 192.0.2.7 GET /matomo.php?idsite=1 200 https`},
 		{"caddy", `{"level":"info","ts":1795869001.25,"request":{"remote_ip":"192.0.2.7","client_ip":"203.0.113.4","proto":"HTTP/2.0","method":"GET","host":"a.example","uri":"/matomo.php?idsite=1","headers":{"User-Agent":["M"],"Accept-Language":["de","en"]},"tls":{"version":772}},"duration":0.25,"status":200}`,
@@ -96,7 +96,7 @@ func TestOwnFormats(t *testing.T) {
 	}{
 		{"nginx", `$remote_addr [$time_local] "$request" $status "$http_accept_language" $request_time "$request_body"`,
 			`192.0.2.7 [28/Nov/2026:12:30:01 +0000] "POST /matomo.php HTTP/1.1" 200 "de-DE,de;q=0.8" 0.500 "idsite=1&rec=1\x0A"`,
-			"2026-11-28T12:30:00.5Z  192.0.2.7 POST /matomo.php 200 [\"accept-language=de-DE,de;q=0.8\"] body=idsite=1&rec=1\n", Nginx},
+			"2026-11-28T12:30:01Z  192.0.2.7 POST /matomo.php 200 [\"accept-language=de-DE,de;q=0.8\"] body=idsite=1&rec=1\n", Nginx},
 		{"nginx in quotes", "'$msec $host:$server_port $remote_addr '\n\t'\"$request_method $uri?$args\" $scheme'",
 			`1795869001.123 a.example:443 192.0.2.7 "GET /matomo.php?idsite=1" https`,
 			"2026-11-28T12:30:01.123Z a.example 192.0.2.7 GET /matomo.php?idsite=1 0 https", Nginx},

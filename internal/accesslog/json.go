@@ -108,7 +108,7 @@ func parseJSON(f *Format, line []byte, r *Record) error {
 		r.HTTPS = true
 	}
 	if took, ok := duration(text(jsonTook), time.Second); ok && f.Ends {
-		r.Time = r.Time.Add(-took)
+		r.Time = began(r.Time, took, r.Time.Nanosecond() != 0)
 	}
 	if body, ok := object["request_body"]; ok {
 		r.Body, _ = scalar(body)

@@ -21,6 +21,7 @@ type gathered struct {
 	method, uri, query []byte
 	took               time.Duration
 	hasTook, begins    bool
+	exact              bool // the time is finer than a second
 }
 
 // Nginx makes a format of the text of nginx's log_format, with escape=default or
@@ -220,9 +221,19 @@ func (g *gathered) finish(r *Record) error {
 		return &fieldError{ErrTime, "time", 0}
 	}
 	if g.hasTook && !g.begins {
-		r.Time = r.Time.Add(-g.took)
+		r.Time = began(r.Time, g.took, g.exact)
 	}
 	return nil
+}
+
+// began gives when a request came that was over at a time. One that is of a whole second
+// was somewhen in it: half a second is the least wrong, and leaves a quick request in its
+// second.
+func began(end time.Time, took time.Duration, exact bool) time.Time {
+	if !exact {
+		end = end.Add(time.Second / 2)
+	}
+	return end.Add(-took)
 }
 
 // A reader of a field.
@@ -254,10 +265,10 @@ func readISOTime(_ *Format, v []byte, r *Record, _ *gathered) bool {
 	return err == nil
 }
 
-func readEpoch(_ *Format, v []byte, r *Record, _ *gathered) (ok bool) {
+func readEpoch(_ *Format, v []byte, r *Record, g *gathered) (ok bool) {
 	t, ok := epoch(v)
 	if ok {
-		r.Time = t
+		r.Time, g.exact = t, bytes.IndexByte(v, '.') >= 0
 	}
 	return ok
 }

@@ -147,8 +147,9 @@ func apacheTime(argument string) (read reader, ends bool, err error) {
 		return readEpoch, ends, nil
 	case "msec", "usec":
 		unit := map[string]int64{"msec": 1000, "usec": 1_000_000}[argument]
-		return func(_ *Format, v []byte, r *Record, _ *gathered) bool {
+		return func(_ *Format, v []byte, r *Record, g *gathered) bool {
 			n, err := strconv.ParseInt(string(v), 10, 64)
+			g.exact = true
 			r.Time = time.Unix(n/unit, n%unit*(1e9/unit))
 			return err == nil
 		}, ends, nil
