@@ -162,9 +162,10 @@ func copyUnsynced(from, to string) error {
 	}
 	defer out.Close()
 	size := int64(0)
-	for buf := make([]byte, 64<<10); ; {
+	zero := make([]byte, 64<<10)
+	for buf := make([]byte, len(zero)); ; {
 		n, err := in.ReadAt(buf, size)
-		if bytes.ContainsFunc(buf[:n], func(r rune) bool { return r != 0 }) {
+		if !bytes.Equal(buf[:n], zero[:n]) {
 			if _, err := out.WriteAt(buf[:n], size); err != nil {
 				return err
 			}

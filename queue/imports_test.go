@@ -237,6 +237,7 @@ func waitForDrained(t *testing.T, q *Queue, id string) {
 
 // TestAnImportOutlivesItsProcess in each of its states, killed or closed.
 func TestAnImportOutlivesItsProcess(t *testing.T) {
+	oneCaller(t)
 	for _, killed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("killed=%t", killed), func(t *testing.T) {
 			dir := t.TempDir()
@@ -305,6 +306,7 @@ func TestAnImportOutlivesItsProcess(t *testing.T) {
 // TestNoTwoBatchesHaveOneNumber: one that had hits of an import only is not forgotten
 // by the live stream's next.
 func TestNoTwoBatchesHaveOneNumber(t *testing.T) {
+	oneCaller(t)
 	q := openAt(t, t.TempDir())
 	id := mustBegin(t, q)
 	mustImport(t, q, id, 1)
@@ -328,6 +330,7 @@ func TestNoTwoBatchesHaveOneNumber(t *testing.T) {
 // TestALetterOfAnImportIsStale: buried and not settled, a hit of an import is pending
 // after a kill, also where the live stream is long past its block's number.
 func TestALetterOfAnImportIsStale(t *testing.T) {
+	oneCaller(t)
 	q := openAt(t, t.TempDir())
 	for n := range 5 {
 		set, _ := oldSet(n)
@@ -356,6 +359,7 @@ func TestALetterOfAnImportIsStale(t *testing.T) {
 // TestAnImportKeepsItsKey: its hits can be read after the key was changed, however far
 // the live stream is.
 func TestAnImportKeepsItsKey(t *testing.T) {
+	oneCaller(t)
 	dir := t.TempDir()
 	openWith(t, dir, testKeys(1), func(q *Queue) {
 		id := mustBegin(t, q)
@@ -387,6 +391,7 @@ func TestAnImportKeepsItsKey(t *testing.T) {
 
 // TestACancelledImportIsGone with its hits, its lines and its files.
 func TestACancelledImportIsGone(t *testing.T) {
+	oneCaller(t)
 	q := openAt(t, t.TempDir())
 	id := mustBegin(t, q)
 	mustImport(t, q, id, 1, 2)
@@ -454,6 +459,7 @@ func TestLateHits(t *testing.T) {
 // TestLinesCountIfTheirHitsDo: the identities are written first, and those without
 // their hits, or cut, are nothing.
 func TestLinesCountIfTheirHitsDo(t *testing.T) {
+	oneCaller(t)
 	q := openAt(t, t.TempDir())
 	id := mustBegin(t, q)
 	mustImport(t, q, id, 1)
@@ -484,6 +490,7 @@ func TestLinesCountIfTheirHitsDo(t *testing.T) {
 
 // TestTheMarkOfAnImportIsLost: hits stay, and a human decides.
 func TestTheMarkOfAnImportIsLost(t *testing.T) {
+	oneCaller(t)
 	q := openAt(t, t.TempDir())
 	id := mustBegin(t, q)
 	mustImport(t, q, id, 1, 2)
