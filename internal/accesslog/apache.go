@@ -111,6 +111,8 @@ func apacheDirective(s string) ([]piece, int, error) {
 		it.kind = fieldQuery
 	case 'H':
 		it.kind = fieldProtocol
+	case 'b', 'B', 'I', 'O', 'S':
+		it.kind = fieldSize
 	case 's':
 		it.kind = fieldStatus
 	case 'v':

@@ -87,7 +87,7 @@ func (it *item) meets(next *item) bool {
 		it.stop = '?'
 	case next.kind == fieldIsArgs:
 		it.stop = '?'
-		it.dashed = it.kind == fieldPath
+		it.argsFollow = it.kind == fieldPath
 	default:
 		return false
 	}

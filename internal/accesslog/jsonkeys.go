@@ -33,7 +33,7 @@ const (
 type jsonKey struct {
 	field  jsonField
 	rank   uint8
-	header string
+	header []byte
 }
 
 // A jsonGrammar reads logs with an object a line.
@@ -61,7 +61,8 @@ func (g *jsonGrammar) enter(j *jsonScan) {
 
 // leaf takes a value. Its key is as it stands in the line.
 func (g *jsonGrammar) leaf(j *jsonScan, key []byte, v jsonValue) {
-	if string(v.raw) == "null" && !v.text {
+	const longest = 256 // more than any name in use, so that long lines do not take for ever
+	if len(j.path) > longest || (string(v.raw) == "null" && !v.text) {
 		return
 	}
 	if i := bytes.LastIndex(j.path, []byte(headersOf)); i >= 0 && len(j.path)-i-len(headersOf) == len(key) {
@@ -80,7 +81,7 @@ func (g *jsonGrammar) leaf(j *jsonScan, key []byte, v jsonValue) {
 		}
 	}
 	if k.field == jsonHeader {
-		j.r.addHeader([]byte(k.header), g.text(j.r, v))
+		j.r.addHeader(k.header, g.text(j.r, v))
 		return
 	}
 	if found := &j.found[k.field]; !found.inside || k.rank < found.rank {
@@ -97,7 +98,7 @@ func (g *jsonGrammar) header(j *jsonScan, key []byte, v jsonValue) {
 	if !g.loose && !bytes.HasPrefix(j.path, []byte("request.")) {
 		return // of the answer
 	}
-	if bytes.Contains(j.path, []byte("resp")) || (isRedacted(string(key)) && string(v.raw) == "REDACTED") {
+	if bytes.Contains(j.path, []byte("resp")) || (string(v.raw) == "REDACTED" && isRedacted(string(key))) {
 		return
 	}
 	j.r.joinHeader(key, g.text(j.r, v))
@@ -138,11 +139,10 @@ func (g *jsonGrammar) parse(p *Parser, s []byte, r *Record) error {
 	if host := j.get(jsonHost); host != nil {
 		r.Host = host
 	}
-	if remote := j.get(jsonRemote); remote != nil {
-		if !isAddress(remote) {
+	if remote := j.get(jsonRemote); remote != nil && string(remote) != "-" {
+		if r.Remote = withoutPort(remote, false); !isAddress(r.Remote) {
 			return fault("remote", j.found[jsonRemote].pos, ErrMismatch)
 		}
-		r.Remote = remote
 	}
 	r.setScheme(schemeOf(j.get(jsonScheme), fieldScheme))
 	if v := &j.found[jsonTime]; v.inside {
@@ -201,7 +201,7 @@ var looseJSON = &jsonGrammar{loose: true, finish: finishLoose, whole: map[string
 	"url.query":                 {field: jsonQuery, rank: 1},
 	"url.domain":                {field: jsonHost, rank: 2},
 	"url.scheme":                {field: jsonScheme, rank: 1},
-	"user_agent.original":       {field: jsonHeader, header: "user-agent"},
+	"user_agent.original":       {field: jsonHeader, header: []byte("user-agent")},
 	"request.method":            {field: jsonMethod},
 	"request.uri":               {field: jsonTarget, rank: 1},
 	"request.url":               {field: jsonTarget, rank: 1},
@@ -235,10 +235,10 @@ var looseJSON = &jsonGrammar{loose: true, finish: finishLoose, whole: map[string
 	"request_time": {field: jsonDuration}, "request_body": {field: jsonBody}, "body": {field: jsonBody, rank: 2},
 	"scheme": {field: jsonScheme}, "https": {field: jsonScheme, rank: 2},
 
-	"user_agent": {field: jsonHeader, header: "user-agent"}, "useragent": {field: jsonHeader, header: "user-agent"}, "agent": {field: jsonHeader, header: "user-agent"},
-	"referer": {field: jsonHeader, header: "referer"}, "referrer": {field: jsonHeader, header: "referer"}, "http_referrer": {field: jsonHeader, header: "referer"},
-	"x_forwarded_for": {field: jsonHeader, header: "x-forwarded-for"}, "x-forwarded-for": {field: jsonHeader, header: "x-forwarded-for"},
-	"accept_language": {field: jsonHeader, header: "accept-language"}, "accept-language": {field: jsonHeader, header: "accept-language"},
+	"user_agent": {field: jsonHeader, header: []byte("user-agent")}, "useragent": {field: jsonHeader, header: []byte("user-agent")}, "agent": {field: jsonHeader, header: []byte("user-agent")},
+	"referer": {field: jsonHeader, header: []byte("referer")}, "referrer": {field: jsonHeader, header: []byte("referer")}, "http_referrer": {field: jsonHeader, header: []byte("referer")},
+	"x_forwarded_for": {field: jsonHeader, header: []byte("x-forwarded-for")}, "x-forwarded-for": {field: jsonHeader, header: []byte("x-forwarded-for")},
+	"accept_language": {field: jsonHeader, header: []byte("accept-language")}, "accept-language": {field: jsonHeader, header: []byte("accept-language")},
 }}
 
 func finishLoose(j *jsonScan, p *Parser, r *Record) error {
@@ -269,7 +269,7 @@ var caddyJSON = &jsonGrammar{finish: finishCaddy, whole: map[string]jsonKey{
 	"ts":                  {field: jsonTime},
 	"request.client_ip":   {field: jsonRemote},
 	"request.remote_ip":   {field: jsonRemote, rank: 1},
-	"request.remote_addr": {field: jsonRemote, rank: 2},
+	"request.remote_addr": {field: jsonRemote, rank: 2}, // of old versions, with a port
 	"request.method":      {field: jsonMethod},
 	"request.host":        {field: jsonHost},
 	"request.uri":         {field: jsonTarget},
@@ -279,9 +279,6 @@ var caddyJSON = &jsonGrammar{finish: finishCaddy, whole: map[string]jsonKey{
 }}
 
 func finishCaddy(j *jsonScan, p *Parser, r *Record) error {
-	if j.found[jsonRemote].rank == 2 { // by which old versions mean address and port
-		r.Remote = withoutPort(r.Remote, true)
-	}
 	r.setScheme(SchemeHTTP)
 	if v := &j.found[jsonDuration]; v.inside && !v.text {
 		j.scan.takeDuration(v.raw, time.Second)
@@ -306,24 +303,23 @@ var sluiceJSON = &jsonGrammar{finish: finishSluice, whole: map[string]jsonKey{
 	"tls":        {field: jsonScheme},
 	"handled":    {field: jsonHandled},
 	"hits":       {field: jsonHits},
-	"referer":    {field: jsonHeader, header: "referer"},
-	"user_agent": {field: jsonHeader, header: "user-agent"},
+	"referer":    {field: jsonHeader, header: []byte("referer")},
+	"user_agent": {field: jsonHeader, header: []byte("user-agent")},
 }}
+
+var sluiceHeaders = [][]byte{[]byte("referer"), []byte("user-agent")}
 
 func finishSluice(j *jsonScan, p *Parser, r *Record) error {
 	if !j.found[jsonHandled].inside {
 		return fault("handled", 0, ErrMismatch)
 	}
-	if string(r.Remote) == "-" {
-		r.Remote = nil
-	}
 	r.setScheme(SchemeHTTP)
 	if j.found[jsonScheme].inside {
 		r.Scheme = SchemeHTTPS
 	}
-	for _, name := range []string{"referer", "user-agent"} {
-		if _, logged := r.Header(name); !logged {
-			r.addHeader([]byte(name), nil)
+	for _, name := range sluiceHeaders {
+		if _, logged := r.Header(string(name)); !logged {
+			r.addHeader(name, nil)
 		}
 	}
 	if string(j.get(jsonHandled)) == "tracking" {

@@ -91,6 +91,8 @@ func nginxItem(variable string) item {
 		it.kind = fieldProtocol
 	case "status":
 		it.kind = fieldStatus
+	case "body_bytes_sent", "bytes_sent", "request_length":
+		it.kind = fieldSize
 	case "request_body":
 		it.kind = fieldBody
 	case "host":

@@ -107,7 +107,7 @@ func (r *Record) reset() {
 	*r = Record{Hits: -1, headers: r.headers, buf: r.buf}
 }
 
-// addHeader takes a value for a header. Of an empty name it takes none.
+// addHeader takes a value for a header.
 func (r *Record) addHeader(name, value []byte) {
 	r.headers = append(r.headers, header{name, value})
 	if sameName(name, "host") && r.Host == nil && len(value) > 0 {
@@ -115,13 +115,10 @@ func (r *Record) addHeader(name, value []byte) {
 	}
 }
 
-// joinHeader takes one more value of a header that may be there already.
+// joinHeader takes one more value of the header that came last, or one of another.
 func (r *Record) joinHeader(name, value []byte) {
-	for i := range r.headers {
-		h := &r.headers[i]
-		if !bytes.EqualFold(h.name, name) {
-			continue
-		}
+	if n := len(r.headers); n > 0 && bytes.Equal(r.headers[n-1].name, name) {
+		h := &r.headers[n-1]
 		at := len(r.buf)
 		r.buf = append(append(append(r.buf, h.value...), ", "...), value...)
 		h.value = r.buf[at:len(r.buf):len(r.buf)]

@@ -16,6 +16,7 @@ type kind uint8
 
 const (
 	fieldOpaque   kind = iota // of no use here
+	fieldSize                 // a number of no use
 	fieldUser                 // of no use either, but may have blanks
 	fieldRemote               // the client's address
 	fieldPeer                 // the peer's, if it is not the client
@@ -41,18 +42,18 @@ const (
 )
 
 type item struct {
-	kind   kind
-	name   string // of the field as the format calls it
-	header []byte
-	layout layout
-	end    bool // a time is when the request ended
-	unit   time.Duration
-	quoted bool   // a quotation mark is before it and behind it
-	list   bool   // may hold ", " and " : " (nginx: $upstream_addr)
-	dashed bool   // $is_args and $args follow, and an empty $args is a hyphen
-	rest   bool   // whatever there is up to the line's end
-	stop   byte   // ends it, and belongs to the next field
-	until  string // ends it, and belongs to none; empty at the end of a line
+	kind       kind
+	name       string // of the field as the format calls it
+	header     []byte
+	layout     layout
+	end        bool // a time is when the request ended
+	unit       time.Duration
+	quoted     bool   // a quotation mark is before it and behind it
+	list       bool   // may hold ", " and " : " (nginx: $upstream_addr)
+	argsFollow bool   // $is_args is next
+	rest       bool   // whatever there is up to the line's end
+	stop       byte   // ends it, and belongs to the next field
+	until      string // ends it, and belongs to none; empty at the end of a line
 }
 
 // A place is where something stands, for errors.
@@ -70,7 +71,7 @@ type scan struct {
 	isArgs         bool
 	noProtocol     bool // though the format has it
 	peer, server   []byte
-	dashed         bool // a path without a query has nginx's hyphen behind it
+	argsFollow     bool // the path, and isArgs says whether there are any
 	target         place
 	time           place
 }
@@ -109,7 +110,7 @@ func (t *template) parse(p *Parser, s []byte, r *Record) error {
 		return fault("line", pos, ErrMismatch)
 	}
 	if !requested {
-		request = sc.join(r)
+		request = sc.join(r, t.escape)
 	}
 	if r.Remote == nil {
 		r.Remote = sc.peer
@@ -243,6 +244,8 @@ func (it *item) findText(s []byte, pos int) (int, error) {
 }
 
 func endsWithProtocol(s []byte) bool {
+	const longest = len(" HTTP/1.1 ")
+	s = s[max(len(s)-longest, 0):] // or long lines would take for ever
 	return isProtocol(s[bytes.LastIndexByte(s, ' ')+1:])
 }
 
@@ -271,6 +274,9 @@ func (t *template) take(it *item, s []byte, sc *scan, r *Record) bool {
 	ok := true
 	switch it.kind {
 	case fieldOpaque, fieldCommon, fieldTime, fieldIsArgs:
+	case fieldSize:
+		_, ok = number(s)
+		ok = ok || string(s) == "-"
 	case fieldUser:
 		// A line with one field more at its beginning has two hyphens here.
 		ok = !bytes.HasPrefix(s, []byte("- "))
@@ -326,7 +332,7 @@ func takeText(it *item, value []byte, sc *scan, r *Record) {
 	case fieldTarget:
 		sc.raw = value
 	case fieldPath:
-		sc.path, sc.dashed = value, it.dashed
+		sc.path, sc.argsFollow = value, it.argsFollow
 	case fieldArgs:
 		sc.query = value
 	case fieldQuery:
@@ -367,15 +373,18 @@ func schemeOf(s []byte, k kind) Scheme {
 }
 
 // join makes a target of what is logged apart, if there was no request line.
-func (sc *scan) join(r *Record) error {
+func (sc *scan) join(r *Record, e escaping) error {
 	if sc.noProtocol || (r.Protocol != nil && !isProtocol(r.Protocol)) || (r.Method != nil && !isMethod(r.Method)) {
 		return ErrRequest
 	}
 	if sc.raw != nil {
 		return r.setTarget(sc.raw)
 	}
-	if sc.dashed && !sc.isArgs {
-		sc.path = bytes.TrimSuffix(sc.path, []byte("-"))
+	if sc.argsFollow && !sc.isArgs {
+		sc.query = nil
+		if e == escapeNginx || e == escapeEither {
+			sc.path = bytes.TrimSuffix(sc.path, []byte("-")) // of $args
+		}
 	}
 	return r.setParts(sc.path, sc.query)
 }

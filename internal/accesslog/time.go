@@ -9,8 +9,10 @@ import (
 // Logs of requests for Matomo are not older than the web's first logs, and clocks that
 // are wrong mostly say 1970, or a year that is no year.
 const (
-	firstYear = 1995
-	lastYear  = 2199
+	firstYear   = 1995
+	lastYear    = 2199
+	firstSecond = 788918400  // since 1970, of firstYear
+	endSecond   = 7258118400 // of the year after lastYear
 )
 
 // A stamp gathers what a line says about one moment, of which formats may log the
@@ -79,8 +81,10 @@ func (s *stamp) at(loc *time.Location) (time.Time, time.Duration, error) {
 		precision = time.Second
 	}
 	if s.has&hasEpoch != 0 {
-		t := time.Unix(s.sec, int64(s.nsec)).UTC()
-		return t, precision, checkYear(t.Year())
+		if s.sec < firstSecond || s.sec >= endSecond {
+			return time.Time{}, 0, ErrTime
+		}
+		return time.Unix(s.sec, int64(s.nsec)).UTC(), precision, nil
 	}
 	if err := s.check(); err != nil {
 		return time.Time{}, 0, err
@@ -89,27 +93,31 @@ func (s *stamp) at(loc *time.Location) (time.Time, time.Duration, error) {
 		if loc == nil {
 			return time.Time{}, 0, ErrZone
 		}
-		return time.Date(s.year, time.Month(s.month), s.day, s.hour, s.minute, s.second, s.nsec, loc).UTC(), precision, nil
+		return s.in(loc), precision, nil
 	}
 	return time.Unix(s.seconds(), int64(s.nsec)).UTC(), precision, nil
+}
+
+// in gives the moment of a local time, the first of two.
+func (s *stamp) in(loc *time.Location) time.Time {
+	t := time.Date(s.year, time.Month(s.month), s.day, s.hour, s.minute, s.second, s.nsec, loc)
+	_, offset := t.Zone()
+	_, before := t.AddDate(0, 0, -1).Zone()
+	if before != offset {
+		first := t.Add(time.Duration(offset-before) * time.Second)
+		if _, o := first.Zone(); o == before {
+			t = first
+		}
+	}
+	return t.UTC()
 }
 
 // check says whether the parts make a date and a time that there are. A leap second
 // becomes the first second of the next minute, as the clocks of servers have it.
 func (s *stamp) check() error {
-	if err := checkYear(s.year); err != nil {
-		return err
-	}
 	const leap = 60
-	if s.month < 1 || s.month > 12 || s.day < 1 || s.day > daysIn(s.year, s.month) ||
+	if s.year < firstYear || s.year > lastYear || s.month < 1 || s.month > 12 || s.day < 1 || s.day > daysIn(s.year, s.month) ||
 		s.hour > 23 || s.minute > 59 || s.second > leap {
-		return ErrTime
-	}
-	return nil
-}
-
-func checkYear(year int) error {
-	if year < firstYear || year > lastYear {
 		return ErrTime
 	}
 	return nil
@@ -180,14 +188,13 @@ type layoutPart struct {
 
 // Letters of layouts that strftime does not have.
 const (
-	opEpoch       = 's'
-	opEpochMilli  = 1
-	opEpochMicro  = 2
-	opMilli       = 3 // three digits of a fraction
-	opMicro       = 6
-	opSecondsDot  = 7 // since 1970, with a fraction
-	opISO         = 8 // as RFC 3339 has it, or nearly
-	opDigitsOfDay = 'd'
+	opEpoch      = 's'
+	opEpochMilli = 1
+	opEpochMicro = 2
+	opMilli      = 3 // three digits of a fraction
+	opMicro      = 6
+	opSecondsDot = 7 // since 1970, with a fraction
+	opISO        = 8 // as RFC 3339 has it, or nearly
 )
 
 var (
@@ -404,7 +411,7 @@ func (t *stamp) readEpoch(op byte, s []byte) (int, bool) {
 func duration(s []byte, unit time.Duration) (time.Duration, time.Duration, bool) {
 	whole := countDigits(s)
 	n, ok := number(s[:whole])
-	if !ok || n > math.MaxInt64/int64(unit) {
+	if !ok || n >= math.MaxInt64/int64(unit) {
 		return 0, 0, false
 	}
 	d, precision := time.Duration(n)*unit, unit

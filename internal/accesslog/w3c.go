@@ -64,7 +64,7 @@ func (w w3c) parse(p *Parser, s []byte, r *Record) error {
 	if sc.path == nil {
 		return fault(sc.target.field, sc.target.pos, ErrRequest)
 	}
-	if err := sc.join(r); err != nil {
+	if err := sc.join(r, escapeNone); err != nil {
 		return fault(sc.target.field, sc.target.pos, err)
 	}
 	return nil
