@@ -71,7 +71,6 @@ type Parser struct {
 
 	directive []byte // the last #Fields line
 	columns   []item
-	cells     [][]byte
 
 	json jsonScan
 }

@@ -16,7 +16,6 @@ type jsonScan struct {
 type jsonValue struct {
 	raw    []byte // between the quotes, if it is a text
 	text   bool
-	name   string
 	pos    int
 	rank   uint8 // of the key; the lowest is taken
 	inside bool
