@@ -9,8 +9,7 @@ import (
 // ErrSpec says that something is not a description of a format that can be read.
 var ErrSpec = errors.New("not a log format that can be read")
 
-// A piece of a description is a text or a field, and a field may have no name when the
-// pieces before and after it tell what it is.
+// A piece of a description is a text, or a field if its text is empty.
 type piece struct {
 	text string
 	item item
@@ -21,13 +20,8 @@ type piece struct {
 func compile(name string, pieces []piece, e escaping) (*Format, error) {
 	t := &template{escape: e}
 	pieces = merge(pieces)
-	for i, p := range pieces {
-		if p.text == "" {
-			continue
-		}
-		if i == 0 {
-			t.head = p.text
-		}
+	if len(pieces) > 0 {
+		t.head = []byte(pieces[0].text)
 	}
 	for i, p := range pieces {
 		if p.text != "" {
@@ -37,17 +31,17 @@ func compile(name string, pieces []piece, e escaping) (*Format, error) {
 		if i+1 < len(pieces) {
 			next := &pieces[i+1]
 			if next.text != "" {
-				it.until = next.text
+				it.until = []byte(next.text)
 			} else if !it.meets(&next.item) {
 				return nil, fmt.Errorf("%s: nothing stands between %s and %s at byte %d: %w", name, it.name, next.item.name, next.pos, ErrSpec)
 			}
 		}
-		before := t.head
+		before := ""
 		if i > 0 {
 			before = pieces[i-1].text
 		}
-		it.quoted = strings.HasSuffix(before, `"`) && strings.HasPrefix(it.until, `"`)
-		it.list = !it.quoted && it.list && strings.HasPrefix(it.until, " ")
+		it.quoted = strings.HasSuffix(before, `"`) && strings.HasPrefix(string(it.until), `"`)
+		it.list = !it.quoted && it.list && strings.HasPrefix(string(it.until), " ")
 		t.items = append(t.items, it)
 	}
 	holds, err := t.holdings()

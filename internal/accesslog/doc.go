@@ -20,10 +20,19 @@
 //
 // # Limits
 //
-// nginx and Apache write "-" for a header that was not sent and for one that is
-// a hyphen; it is read as not sent. A value without quotes around it ends at
-// the first text that the format has behind it, though the value may have the
-// same in it. $uri, %U and cs-uri-stem are paths that the server has decoded.
+//   - nginx and Apache write "-" for a header that was not sent and for one that
+//     is a hyphen; it is read as not sent. JSON that nginx makes has "" for
+//     headers that were not sent and for empty ones, read as not sent too.
+//   - A value without quotes around it ends at the first text that the format
+//     has behind it, and the value may have the same in it.
+//   - $uri, %U and cs-uri-stem are paths that the server has decoded, and Apache's
+//     %q ends at a "#". Queries are as they were sent.
+//   - IIS writes "+" for a blank in a User-Agent, and for a plus sign.
+//   - CloudFront has not always encoded what it logs in the same way. What tells is
+//     each value by itself: one with an escape of a character that CloudFront
+//     does not encode is taken for not encoded.
+//   - Sluice's own log has a value that is not UTF-8 as if it were Latin-1; it comes
+//     out as UTF-8. Its secrets are masked.
 //
 // # Concurrency and lifetime
 //

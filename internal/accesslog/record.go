@@ -75,11 +75,12 @@ type Record struct {
 	// by any other.
 	Hits int
 
-	// Inexact says that the server wrote U+FFFD in place of bytes of a value which
-	// are not UTF-8.
+	// Inexact says that a value is not what was sent: the server wrote U+FFFD in place
+	// of bytes that are not UTF-8, or a header has more values than are read.
 	Inexact bool
 
 	headers  []header
+	joined   int  // values that were added to the last of them
 	complete bool // a header that is not in headers was not sent
 	buf      []byte
 }
@@ -115,15 +116,24 @@ func (r *Record) addHeader(name, value []byte) {
 	}
 }
 
+// maxJoined is how many values of one header are taken. With more a long line would
+// take for ever.
+const maxJoined = 20
+
 // joinHeader takes one more value of the header that came last, or one of another.
 func (r *Record) joinHeader(name, value []byte) {
 	if n := len(r.headers); n > 0 && bytes.Equal(r.headers[n-1].name, name) {
 		h := &r.headers[n-1]
+		if r.joined++; r.joined > maxJoined {
+			r.Inexact = true
+			return
+		}
 		at := len(r.buf)
 		r.buf = append(append(append(r.buf, h.value...), ", "...), value...)
 		h.value = r.buf[at:len(r.buf):len(r.buf)]
 		return
 	}
+	r.joined = 0
 	r.addHeader(name, value)
 }
 

@@ -7,7 +7,7 @@ import (
 
 // A template is a log format of texts and fields, as nginx and Apache have it.
 type template struct {
-	head   string // stands before the first field
+	head   []byte // stands before the first field
 	items  []item
 	escape escaping
 }
@@ -53,7 +53,7 @@ type item struct {
 	argsFollow bool   // $is_args is next
 	rest       bool   // whatever there is up to the line's end
 	stop       byte   // ends it, and belongs to the next field
-	until      string // ends it, and belongs to none; empty at the end of a line
+	until      []byte // ends it, and belongs to none; empty at the end of a line
 }
 
 // A place is where something stands, for errors.
@@ -78,7 +78,7 @@ type scan struct {
 
 // parse reads a line. Its errors have positions.
 func (t *template) parse(p *Parser, s []byte, r *Record) error {
-	if !bytes.HasPrefix(s, []byte(t.head)) {
+	if !bytes.HasPrefix(s, t.head) {
 		return fault("line", 0, ErrMismatch)
 	}
 	sc := &p.scan
@@ -161,7 +161,7 @@ func (it *item) find(t *template, i int, s []byte, pos int, p *Parser) (value []
 			return nil, end, err
 		}
 	}
-	if !bytes.HasPrefix(s[end:], []byte(it.until)) {
+	if !bytes.HasPrefix(s[end:], it.until) {
 		if len(s)-end < len(it.until) {
 			return nil, len(s), ErrShort
 		}
@@ -182,10 +182,10 @@ func (it *item) findEnd(t *template, i int, s []byte, pos int) (int, error) {
 	if it.stop != 0 {
 		limit := len(s)
 		for _, later := range t.items[i:] {
-			if later.until == "" {
+			if len(later.until) == 0 {
 				continue
 			}
-			if n := bytes.Index(s[pos:], []byte(later.until)); n >= 0 {
+			if n := bytes.Index(s[pos:], later.until); n >= 0 {
 				limit = pos + n
 			}
 			break
@@ -195,7 +195,7 @@ func (it *item) findEnd(t *template, i int, s []byte, pos int) (int, error) {
 		}
 		return limit, nil
 	}
-	if it.until == "" {
+	if len(it.until) == 0 {
 		return len(s), nil
 	}
 	if !it.quoted || t.escape == escapeNone {
@@ -219,7 +219,7 @@ func (it *item) findEnd(t *template, i int, s []byte, pos int) (int, error) {
 func (it *item) findText(s []byte, pos int) (int, error) {
 	first := -1
 	for end := pos; ; {
-		n := bytes.Index(s[end:], []byte(it.until))
+		n := bytes.Index(s[end:], it.until)
 		if n < 0 && first >= 0 {
 			return first, nil
 		}
