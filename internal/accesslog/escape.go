@@ -43,7 +43,7 @@ func (r *Record) undo(s []byte, e escaping) []byte {
 		s = s[n:]
 	}
 	r.buf = append(r.buf, s...)
-	return r.buf[at:len(r.buf):len(r.buf)]
+	return r.buf[at:]
 }
 
 // decode reads the escape that s begins with and says how long it is. A mark that
@@ -133,7 +133,7 @@ func (r *Record) undoJSON(s []byte, i int) []byte {
 		s = s[n:]
 	}
 	r.buf = append(r.buf, s...)
-	return r.buf[at:len(r.buf):len(r.buf)]
+	return r.buf[at:]
 }
 
 // jsonRune reads \uXXXX, or two of them that are one character.

@@ -168,6 +168,8 @@ func TestLinesOfOneFormat(t *testing.T) {
 			minute + ` remote="192.0.2.7" method="GET" target="/" protocol="HTTP/1.1" status=200`},
 		{"escapes that are none", "common", `192.0.2.7 - - [28/Nov/2026:12:45:52 +0000] "GET /\xZZ\q\x4 HTTP/1.1" 200 1`,
 			minute + ` remote="192.0.2.7" method="GET" target="/\\xZZ\\q\\x4" protocol="HTTP/1.1" status=200`},
+		{"an escape that ends too early", "combined", `192.0.2.7 - - [28/Nov/2026:12:45:52 +0000] "GET / HTTP/1.1" 200 1 "\x" "\x4"`,
+			minute + ` remote="192.0.2.7" method="GET" target="/" protocol="HTTP/1.1" status=200 referer="\\x" user-agent="\\x4"`},
 		{"a blank in the target", "common", `192.0.2.7 - - [28/Nov/2026:12:45:52 +0000] "GET /a b?c HTTP/1.1" 200 1`,
 			minute + ` remote="192.0.2.7" method="GET" target="/a b?c" protocol="HTTP/1.1" status=200`},
 		{"a URL with a user and no path", "common", `192.0.2.7 - - [28/Nov/2026:12:45:52 +0000] "GET https://u:p@example.org:8443?x=/ HTTP/1.1" 200 1`,
@@ -272,6 +274,19 @@ func TestManyGoroutinesUseOneFormat(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestBlanksThatIISWroteAsPlusSigns(t *testing.T) {
+	p := named(t, "iis").NewParser()
+	var r Record
+	_ = p.Parse([]byte("#Fields: date time cs-uri-stem cs-uri-query cs(User-Agent) cs(Cookie) cs(Referer) X-Forwarded-For"), &r)
+	if err := p.Parse([]byte("2026-11-28 12:45:52 /a+b c=d+e A/1+(B;+C) a=1+1;+b=2 /?f=g+h 192.0.2.9"), &r); err != nil {
+		t.Fatal(err)
+	}
+	const want = `2026-11-28T12:45:52Z 1s target="/a+b?c=d+e" user-agent="A/1 (B; C)" cookie="a=1+1; b=2" referer="/?f=g+h" x-forwarded-for="192.0.2.9"`
+	if got := described(&r); got != want {
+		t.Errorf("got\n%s, want\n%s", got, want)
+	}
 }
 
 func TestColumnsAreThoseOfTheLastDirective(t *testing.T) {

@@ -54,7 +54,8 @@ const (
 )
 
 // A Record is a request as a server has logged it. Slices are nil for what is not
-// logged. After an error a record holds nothing of use.
+// logged, and nothing may be appended to one. After an error a record holds nothing of
+// use.
 type Record struct {
 	// Time is in UTC. It is when the request began if Start says so, and otherwise
 	// when it was logged, which is when it had been answered.
@@ -130,7 +131,7 @@ func (r *Record) joinHeader(name, value []byte) {
 		}
 		at := len(r.buf)
 		r.buf = append(append(append(r.buf, h.value...), ", "...), value...)
-		h.value = r.buf[at:len(r.buf):len(r.buf)]
+		h.value = r.buf[at:]
 		return
 	}
 	r.joined = 0

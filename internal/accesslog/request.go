@@ -63,7 +63,7 @@ func (r *Record) setTarget(s []byte) error {
 	default:
 		at := len(r.buf)
 		r.buf = append(append(r.buf, '/'), rest[end:]...)
-		r.Target = r.buf[at:len(r.buf):len(r.buf)]
+		r.Target = r.buf[at:]
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (r *Record) setParts(path, query []byte) error {
 	}
 	at := len(r.buf)
 	r.buf = append(append(append(r.buf, path...), '?'), query...)
-	return r.setTarget(r.buf[at:len(r.buf):len(r.buf)])
+	return r.setTarget(r.buf[at:])
 }
 
 func (r *Record) setScheme(s Scheme) {

@@ -110,20 +110,24 @@ func (w w3c) undo(it *item, s []byte, r *Record) []byte {
 		}
 		return value
 	case sameName(it.header, "user-agent"):
-		return r.replace(s, '+', ' ')
+		return r.withBlanks(s, 0)
+	case sameName(it.header, "cookie"):
+		return r.withBlanks(s, ';')
 	}
 	return s
 }
 
-func (r *Record) replace(s []byte, from, to byte) []byte {
+// withBlanks makes blanks of plus signs, which IIS writes for them, or of those alone that
+// stand behind a character.
+func (r *Record) withBlanks(s []byte, behind byte) []byte {
 	at := len(r.buf)
-	for _, c := range s {
-		if c == from {
-			c = to
+	for i, c := range s {
+		if c == '+' && (behind == 0 || (i > 0 && s[i-1] == behind)) {
+			c = ' '
 		}
 		r.buf = append(r.buf, c)
 	}
-	return r.buf[at:len(r.buf):len(r.buf)]
+	return r.buf[at:]
 }
 
 // undoCloudFront undoes the percent-encoding that CloudFront puts on top of what was
@@ -155,7 +159,7 @@ func (r *Record) undoCloudFront(s []byte, blanks bool) []byte {
 		}
 		r.buf = append(r.buf, c)
 	}
-	return r.buf[at:len(r.buf):len(r.buf)]
+	return r.buf[at:]
 }
 
 func cloudFrontEncodes(c byte) bool {
