@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,12 +209,7 @@ func (c *corpus) compare(t *testing.T, line int, r *Record, err error, want *sen
 	}
 	holds := strings.Fields(c.holds)
 	held := func(what string) bool {
-		for _, h := range holds {
-			if h == what {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(holds, what)
 	}
 	check("remote", r.Remote, []byte(want.Remote))
 	if held("host") {

@@ -122,7 +122,8 @@ func Names() []string { return slices.Clone(names) }
 //	nginx-main           combined with X-Forwarded-For, as nginx.org's packages have it
 //	nginx-json           an object a line, with the names that people use
 //	caddy                Caddy's JSON
-//	haproxy              HTTP and HTTPS logs, with or without a prefix from syslog
+//	haproxy              HTTP and HTTPS logs, with or without a prefix from syslog;
+//	                     its local times need [Format.In]
 //	iis                  W3C extended, with a #Fields line
 //	alb                  of AWS Application Load Balancers
 //	cloudfront           standard logs, with a #Fields line

@@ -59,6 +59,26 @@ func TestLongLinesTakeNoLongerThanTheirLength(t *testing.T) {
 	}
 }
 
+func TestACutLineIsNoRecordOfAnotherRequest(t *testing.T) {
+	for _, c := range corpora {
+		t.Run(c.file+" "+c.format, func(t *testing.T) {
+			p := c.made(t).NewParser()
+			var whole, cut Record
+			for i, line := range corpusLines(t, c.file) {
+				line = bytes.TrimRight(line, "\r\n")
+				if p.Parse(line, &whole) != nil || len(line) > 2000 {
+					continue
+				}
+				for n := range line {
+					if p.Parse(line[:n], &cut) == nil && !bytes.Equal(cut.Target, whole.Target) {
+						t.Fatalf("line %d, cut to %d bytes, has the target %q, want %q", i+1, n, cut.Target, whole.Target)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestManyValuesOfAHeaderMakeARecordInexact(t *testing.T) {
 	line := `{"ts":1795870295.3,"request":{"method":"GET","uri":"/","headers":{"A":["x"` + strings.Repeat(`,"y"`, maxJoined) + `],"B":["z","z"]}}}`
 	var r Record

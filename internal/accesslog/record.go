@@ -70,7 +70,7 @@ type Record struct {
 	Protocol []byte
 	Scheme   Scheme
 	Status   int    // 0 if not logged
-	Body     []byte // of the request
+	Body     []byte // of the request; nginx has it only if it had it in memory
 
 	// Hits is how many hits Sluice stored for the request, by its own log, and -1
 	// by any other.
