@@ -67,7 +67,7 @@ func (g *jsonGrammar) leaf(j *jsonScan, key []byte, v jsonValue) {
 	}
 	if i := bytes.LastIndex(j.path, []byte(headersOf)); i >= 0 && len(j.path)-i-len(headersOf) == len(key) {
 		if i == 0 || j.path[i-1] == '.' || j.path[i-1] == '_' {
-			g.header(j, key, v)
+			g.header(j, j.path[:i], key, v)
 		}
 		return
 	}
@@ -92,13 +92,15 @@ func (g *jsonGrammar) leaf(j *jsonScan, key []byte, v jsonValue) {
 
 const httpPrefix = "http_"
 
-// header takes a header out of an object of headers, which has them by their names. What
-// Caddy has blackened (Caddy: logging's "log_credentials") counts as not logged.
-func (g *jsonGrammar) header(j *jsonScan, key []byte, v jsonValue) {
-	if !g.loose && !bytes.HasPrefix(j.path, []byte("request.")) {
-		return // of the answer
+// header takes a header out of an object of headers, which has them by their names;
+// outer are the names of the objects around it. What Caddy has blackened (Caddy: the
+// option log_credentials) counts as not logged.
+func (g *jsonGrammar) header(j *jsonScan, outer, key []byte, v jsonValue) {
+	ofAnswer := string(outer) != "request."
+	if g.loose {
+		ofAnswer = bytes.Contains(outer, []byte("resp"))
 	}
-	if bytes.Contains(j.path, []byte("resp")) || (string(v.raw) == "REDACTED" && isRedacted(string(key))) {
+	if ofAnswer || (string(v.raw) == "REDACTED" && isRedacted(string(key))) {
 		return
 	}
 	j.r.joinHeader(key, g.text(j.r, v))
