@@ -1,0 +1,122 @@
+package accesslog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ErrUndetected says that no format fits a log.
+var ErrUndetected = errors.New("no known log format")
+
+// enoughPercent is how many of a log's lines must be in a format. The others may be of
+// another format before a server was told to write this one, or cut.
+const enoughPercent = 90
+
+// Detect finds the format of a log from its first lines, of which a few hundred are
+// enough. It is the most specific one that nine of ten lines are in. Empty lines and
+// directives do not count, and a line with a request that is none or with a local time
+// is in the format. The error wraps [ErrUndetected] and tells for each format how many
+// lines were in it and what was wrong with the first that was not.
+func Detect(sample [][]byte) (*Format, error) {
+	var tried []string
+	for _, name := range names {
+		f, err := Named(name)
+		if err != nil {
+			return nil, err
+		}
+		t := f.try(sample)
+		if t.lines == 0 {
+			return nil, fmt.Errorf("%w: there are no lines", ErrUndetected)
+		}
+		if t.fit*100 >= t.lines*enoughPercent && t.fit > t.faulty {
+			t.describe(f)
+			return f, nil
+		}
+		tried = append(tried, fmt.Sprintf("%s has %d of %d lines, and of the first other one %v", name, t.fit, t.lines, t.first))
+	}
+	return nil, fmt.Errorf("%w: %s", ErrUndetected, strings.Join(tried, "; "))
+}
+
+// A trial is how a format fits a log.
+type trial struct {
+	lines  int
+	fit    int
+	faulty int // of those that fit; have no good request or no good time
+	first  error
+
+	records int // that were read
+	starts  int
+	local   bool
+	body    bool
+	headers []string // in every record
+}
+
+func (f *Format) try(sample [][]byte) trial {
+	var t trial
+	var r Record
+	p := f.NewParser()
+	for _, s := range sample {
+		if isDirective(s) {
+			_ = p.Parse(s, &r) // may change the columns, and is no record
+			continue
+		}
+		err := p.Parse(s, &r)
+		if errors.Is(err, ErrEmpty) {
+			continue
+		}
+		t.lines++
+		switch {
+		case err == nil:
+			t.fit++
+			t.note(&r)
+		case errors.Is(err, ErrZone):
+			t.fit++
+			t.local = true
+		case errors.Is(err, ErrRequest):
+			t.fit++
+			t.faulty++
+		case t.first == nil:
+			t.first = err
+		}
+	}
+	return t
+}
+
+func isDirective(s []byte) bool { return bytes.HasPrefix(s, []byte("#")) }
+
+// note keeps what is in all records.
+func (t *trial) note(r *Record) {
+	t.records++
+	if r.Start {
+		t.starts++
+	}
+	t.body = t.body || r.Body != nil
+	if t.records == 1 {
+		for i := range r.headers {
+			t.headers = append(t.headers, headerName(string(r.headers[i].name)))
+		}
+		return
+	}
+	kept := t.headers[:0]
+	for _, name := range t.headers {
+		if _, logged := r.Header(name); logged {
+			kept = append(kept, name)
+		}
+	}
+	t.headers = kept
+}
+
+// describe tells a format that has learnt nothing of itself what the log has.
+func (t *trial) describe(f *Format) {
+	if _, ok := f.grammar.(*template); ok {
+		return
+	}
+	f.holds.start = f.holds.start || (t.records > 0 && t.starts == t.records)
+	f.holds.local = f.holds.local || t.local
+	f.holds.body = t.body
+	if f.holds.headers == nil {
+		f.holds.headers = t.headers
+	}
+}
