@@ -35,6 +35,7 @@ type logImportCommand struct {
 	Format    string          `name:"format" help:"The logs' format by name; without it each file's is found by its first lines."`
 	Nginx     string          `name:"nginx-format" placeholder:"TEXT" help:"The logs' format as the text of nginx's log_format."`
 	Apache    string          `name:"apache-format" placeholder:"TEXT" help:"The logs' format as the text of Apache's LogFormat."`
+	Timezone  string          `name:"timezone" placeholder:"ZONE" help:"Zone of times that do not say theirs, as of HAProxy."`
 	Server    string          `name:"server" help:"Name of the server that wrote the logs, if equal lines of several servers are different requests."`
 	Window    string          `name:"window" placeholder:"FROM..TO" help:"Only requests of these days, or moments with a zone."`
 	Status    string          `name:"status" placeholder:"FROM-TO" help:"Only requests that the server answered with such a status, as 500-599."`
@@ -64,6 +65,11 @@ func (c *logImportCommand) reading() (logReading, error) {
 	}
 	if given > 1 {
 		return how, errors.New("want one of --format, --nginx-format and --apache-format")
+	}
+	if c.Timezone != "" {
+		if how.zone, err = time.LoadLocation(c.Timezone); err != nil {
+			return how, fmt.Errorf("--timezone: %w", err)
+		}
 	}
 	if c.Window != "" {
 		if how.from, how.to, err = parseWindow(c.Window); err != nil {

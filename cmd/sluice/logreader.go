@@ -34,6 +34,7 @@ type logReader struct {
 // logReading says how logs are read.
 type logReading struct {
 	format   *accesslog.Format // nil: found for each file
+	zone     *time.Location    // of times that do not say theirs; nil: not known
 	server   string
 	from, to time.Time // zero: any
 	statuses [2]int    // zero: any
@@ -43,6 +44,8 @@ type logReading struct {
 type logFile struct {
 	name   string
 	format *accesslog.Format
+	parser *accesslog.Parser
+	fields []byte // the directive that was in force last: a parser that goes back needs it
 }
 
 // logSum counts what became of lines. It is what --json prints.
@@ -140,10 +143,13 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 			return nil
 		}
 	}
-	f.format = f.format.Fresh()
+	if l.how.zone != nil {
+		f.format = f.format.In(l.how.zone)
+	}
+	f.parser = f.format.NewParser()
 	l.files = append(l.files, f)
-	counted := logSumFile{Name: p.Name, Format: f.format.Name}
-	l.tell(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name))
+	counted := logSumFile{Name: p.Name, Format: f.format.Name()}
+	l.tell(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name()))
 	var r accesslog.Record
 	take := func(line accesslog.Line) error {
 		counted.Lines++
@@ -189,7 +195,10 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 		l.sum.Skipped["empty"]++
 		return nil
 	}
-	switch err := f.format.Parse(line.Text, r); {
+	switch err := f.parser.Parse(line.Text, r); {
+	case errors.Is(err, accesslog.ErrDirective):
+		l.sum.Skipped["directives"]++
+		return nil
 	case errors.Is(err, accesslog.ErrRequest):
 		l.sum.Skipped["no request"]++
 		return nil
@@ -204,7 +213,7 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	case !mayTrack(r.Target):
 		l.sum.Skipped["not tracking"]++
 		return nil
-	case r.Stored > 0:
+	case r.Hits > 0:
 		l.sum.Skipped["taken by Sluice itself"]++
 		return nil
 	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):
@@ -222,7 +231,12 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	if l.sum.To == nil || r.Time.After(*l.sum.To) {
 		l.sum.To = new(r.Time.UTC())
 	}
-	return l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: line.Text})
+	// A line means what the directive before it says: that goes with it.
+	payload := line.Text
+	if d := f.parser.Directive(); d != nil {
+		payload = slices.Concat(d, []byte("\n"), line.Text)
+	}
+	return l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: payload})
 }
 
 // mayTrack passes over what no tracker could be; what is left the edge judges.
@@ -242,7 +256,10 @@ type loggedLine struct {
 // sorted gives the requests by time, each once.
 func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 	return func(yield func(*loggedLine, error) bool) {
-		split := func(payload []byte) (server, line []byte, err error) { return []byte(l.how.server), payload, nil }
+		split := func(payload []byte) (server, line []byte, err error) {
+			_, line = cutDirective(payload)
+			return []byte(l.how.server), line, nil
+		}
 		var r accesslog.Record
 		for item, err := range accesslog.Identify(l.sorter.Sorted(ctx), &l.ranges, split) {
 			if err != nil {
@@ -254,11 +271,16 @@ func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 				continue
 			}
 			f := &l.files[item.File]
-			if err := f.format.Parse(item.Payload, &r); err != nil {
+			fields, line := cutDirective(item.Payload)
+			if fields != nil && !bytes.Equal(fields, f.fields) {
+				f.parser, f.fields = f.format.NewParser(), bytes.Clone(fields)
+				_ = f.parser.Parse(fields, &r) // a directive is no record
+			}
+			if err := f.parser.Parse(line, &r); err != nil {
 				yield(nil, fmt.Errorf("%s, line %d: %w", f.name, item.Line, err)) // it was parsed once
 				return
 			}
-			one := &loggedLine{f.name, item.Line, requestOf(f.format, &r, &item)}
+			one := &loggedLine{f.name, item.Line, requestOf(f.format, &r, item.Time, item.ID)}
 			if !yield(one, nil) {
 				return
 			}
@@ -266,18 +288,37 @@ func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 	}
 }
 
-func requestOf(f *accesslog.Format, r *accesslog.Record, item *accesslog.Identified) admin.LoggedRequest {
+// logHeaders are the headers that Matomo or the edge reads. JSON logs tell with each
+// record which they have.
+var logHeaders = []string{
+	"accept-language", "content-type", "cookie", "dnt", "forwarded", "referer", "sec-ch-ua", "sec-ch-ua-arch", "sec-ch-ua-bitness",
+	"sec-ch-ua-full-version-list", "sec-ch-ua-mobile", "sec-ch-ua-model", "sec-ch-ua-platform", "sec-ch-ua-platform-version",
+	"sec-fetch-mode", "user-agent", "via", "x-do-not-track", "x-forwarded-for", "x-moz", "x-purpose",
+}
+
+// cutDirective takes apart what was sorted: a line, and the directive before it if its
+// format has such.
+func cutDirective(payload []byte) (fields, line []byte) {
+	if i := bytes.IndexByte(payload, '\n'); i >= 0 {
+		return payload[:i], payload[i+1:]
+	}
+	return nil, payload
+}
+
+func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.Identity) admin.LoggedRequest {
 	out := admin.LoggedRequest{
-		At: item.Time, LineAt: time.Unix(0, item.Time).Unix(), Line: slices.Clone(item.ID[:]),
-		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.HTTPS,
-		HasBody: f.HasBody, Body: bytes.Clone(r.Body),
+		At: at, LineAt: time.Unix(0, at).Unix(), Line: slices.Clone(id[:]),
+		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.Scheme == accesslog.SchemeHTTPS,
+		HasBody: f.Body(), Body: bytes.Clone(r.Body),
 	}
 	if a, err := netip.ParseAddrPort(out.Remote); err == nil {
 		out.Remote = a.Addr().String()
 	}
-	r.Headers(func(name string, value []byte) {
-		out.Header = append(out.Header, []byte(name), bytes.Clone(value))
-	})
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(append(f.Headers(), logHeaders...)))) {
+		if value, _ := r.Header(name); len(value) > 0 {
+			out.Header = append(out.Header, []byte(name), bytes.Clone(value))
+		}
+	}
 	if r.Host != nil {
 		out.Header = append(out.Header, []byte("Host"), bytes.Clone(r.Host))
 	}

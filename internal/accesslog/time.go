@@ -447,7 +447,9 @@ func (r *Record) settle(start, end *stamp, took, precision time.Duration, loc *t
 	}
 	r.Start = s == start
 	if s == end && precision > 0 && took <= longest {
-		r.Time, r.Start = r.Time.Add(-took), true
+		// An end of whole seconds was somewhen in its second: the middle is the least wrong,
+		// and leaves a quick request in the second in which it came.
+		r.Time, r.Start = r.Time.Add(r.Precision/time.Second*(time.Second/2)-took), true
 		r.Precision = max(r.Precision, precision)
 	}
 	return nil
