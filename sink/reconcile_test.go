@@ -121,6 +121,7 @@ func (tr *truth) same() {
 	direct := testkit.NewMatomo(testkit.MatomoConfig{Rows: testkit.OpenRows(tr.t, tr.server, "direct", "matomo_")})
 	cfg, src := tr.cfg, newSource(tr.t)
 	cfg.DSN = ""
+	cfg.RequestTimeout = DefaultRequestTimeout // nothing hangs, and nothing may be sent twice
 	for _, p := range tr.sent {
 		p.Uncertain = 0
 		src.add(p)
@@ -274,6 +275,7 @@ func TestReconcileHoles(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := truths(t, testkit.MatomoConfig{})
+			tr.cfg.RequestTimeout = time.Second // of which a slow first hit is no large part, so that the others are one batch
 			// One visit is there already, and one begins with the batch.
 			tr.add(page(tr, "1", 0, "before"))
 			r := tr.start()
