@@ -275,7 +275,7 @@ func TestReconcileHoles(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tr := truths(t, testkit.MatomoConfig{})
-			tr.cfg.RequestTimeout = time.Second // of which a slow first hit is no large part, so that the others are one batch
+			tr.cfg.RequestTimeout = 2 * time.Second // of which a slow first hit is no large part, so that the others are one batch
 			// One visit is there already, and one begins with the batch.
 			tr.add(page(tr, "1", 0, "before"))
 			r := tr.start()
