@@ -184,7 +184,10 @@ func TestWhatIsThereNeedsNoWaiting(t *testing.T) {
 				tr.src.waitSettled(soon(t), tt.settled)
 			} else {
 				waitUncertain(t, r)
-				sleep(t.Context(), 2*tr.cfg.waits.firstLook) // a look in vain
+				sleep(t.Context(), 4*tr.cfg.waits.firstLook) // two looks in vain
+				if n := r.Status().Uncertain; n != 2 || tr.src.openJournals() != 1 {
+					t.Errorf("%d hits in doubt and %d journals open before they are due, want 2 and 1", n, tr.src.openJournals())
+				}
 			}
 			tr.settled(hit.Delivered, tt.settled)
 		})
