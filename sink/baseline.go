@@ -179,9 +179,6 @@ func (a *air) leave(items []*item) {
 	}
 }
 
-// Waits between two attempts to read a baseline while MySQL does not answer.
-const baselineRest = 5 * time.Second
-
 // baseline asks what stands in the tables before items are sent. Matomo may work
 // while its database cannot be asked, so trouble never holds a batch back.
 func (r *reconciler) baseline(ctx context.Context, items []*item) []byte {
@@ -194,7 +191,7 @@ func (r *reconciler) baseline(ctx context.Context, items []*item) []byte {
 			return b.memo()
 		}
 		r.mu.Lock()
-		r.restUntil = time.Now().Add(baselineRest)
+		r.restUntil = time.Now().Add(r.rest)
 		r.mu.Unlock()
 	}
 	b := baseline{hits: len(hits), before: map[uint32]int{}}

@@ -9,16 +9,9 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-const (
-	minBackoff = time.Second
-	maxBackoff = time.Minute
-	// closeRounds is how many rounds of probes must pass, one after the other,
-	// before hits flow again. closeGap is the time between them, and shortGap when no
-	// probe ever confirmed the fall: a connection that broke, a PHP process that died.
-	closeRounds = 3
-	closeGap    = 2 * time.Second
-	shortGap    = 500 * time.Millisecond
-)
+// closeRounds is how many rounds of probes must pass, one after the other, before hits
+// flow again.
+const closeRounds = 3
 
 // errTripped is what the circuit breaker is told of a failure.
 var errTripped = errors.New("tripped")
@@ -33,6 +26,7 @@ var errTripped = errors.New("tripped")
 // All methods may be called from any goroutine.
 type breaker struct {
 	log    *slog.Logger
+	waits  waits
 	opened func(Reason) // counts falls and pauses; set before use
 
 	mu sync.Mutex
@@ -74,14 +68,14 @@ type LastHold struct {
 	Duration float64   `json:"seconds"`
 }
 
-func newBreaker(log *slog.Logger) *breaker {
-	b := &breaker{log: log, opened: func(Reason) {}, changed: make(chan struct{}), reason: ReasonStarting, detail: "Matomo has not been asked yet"}
+func newBreaker(log *slog.Logger, w waits) *breaker {
+	b := &breaker{log: log, waits: w, opened: func(Reason) {}, changed: make(chan struct{}), reason: ReasonStarting, detail: "Matomo has not been asked yet"}
 	b.since = time.Now()
 	b.heldFrom = b.since
 	b.cb = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:        "matomo",
 		MaxRequests: closeRounds,
-		Timeout:     minBackoff / 2, // shorter than any wait before a round of probes
+		Timeout:     w.minBackoff / 2, // shorter than any wait before a round of probes
 		ReadyToTrip: func(gobreaker.Counts) bool { return true },
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			b.gate = to
@@ -174,7 +168,7 @@ func (b *breaker) openLocked(reason Reason, detail string, wait time.Duration) {
 		b.heldFrom = now
 	}
 	b.started, b.good = true, 0
-	delay := max(backoff(minBackoff, maxBackoff, b.openings), wait)
+	delay := max(backoff(b.waits.minBackoff, b.waits.maxBackoff, b.openings), wait)
 	b.openings++
 	b.next = now.Add(delay)
 	b.notifyLocked()
@@ -208,7 +202,7 @@ func (b *breaker) probed(r round) {
 		b.trouble, b.confirmed = time.Now(), true
 		// When the backoff has passed the state is half-open, and the failure ends it.
 		if b.cb.State() == gobreaker.StateOpen {
-			b.next = time.Now().Add(max(backoff(minBackoff, maxBackoff, b.openings), r.wait))
+			b.next = time.Now().Add(max(backoff(b.waits.minBackoff, b.waits.maxBackoff, b.openings), r.wait))
 			return
 		}
 		b.openLocked(r.reason, r.detail, r.wait)
@@ -224,9 +218,9 @@ func (b *breaker) probed(r round) {
 	if b.gate == gobreaker.StateClosed {
 		return
 	}
-	gap := closeGap
+	gap := b.waits.closeGap
 	if !b.confirmed {
-		gap = shortGap
+		gap = b.waits.shortGap
 	} else {
 		b.trouble = time.Now() // what a probe has seen may still be there
 	}

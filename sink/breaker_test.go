@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-func testBreaker() *breaker { return newBreaker(slog.New(slog.DiscardHandler)) }
+func testBreaker() *breaker { return newBreaker(slog.New(slog.DiscardHandler), realWaits()) }
 
 // TestBreakerLife follows a breaker through a fall: it opens at the first failure,
 // waits longer after each failed round, closes after three good rounds, and begins
 // with the shortest wait again once a hit was delivered.
 func TestBreakerLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := testBreaker()
+		b, w := testBreaker(), realWaits()
 		falls := map[Reason]int{}
 		b.opened = func(r Reason) { falls[r]++ }
 		is := func(state State, reason Reason) {
@@ -43,11 +43,11 @@ func TestBreakerLife(t *testing.T) {
 		b.open(ReasonAuth, "another flight's failure", 0)
 		is(StateHolding, ReasonOverload)
 		for d := time.Second; d < 64*time.Second; d *= 2 {
-			wait(min(d, maxBackoff), min(d, maxBackoff))
+			wait(min(d, w.maxBackoff), min(d, w.maxBackoff))
 			b.probed(round{reason: ReasonDown, detail: "no"})
 			is(StateHolding, ReasonDown)
 		}
-		wait(maxBackoff, maxBackoff)
+		wait(w.maxBackoff, w.maxBackoff)
 		good := func(gap time.Duration) {
 			t.Helper()
 			for range closeRounds - 1 {
@@ -60,25 +60,25 @@ func TestBreakerLife(t *testing.T) {
 		}
 		b.probed(round{ok: true})
 		is(StateTrying, ReasonDown)
-		wait(closeGap*4/3, closeGap*4/5)
+		wait(w.closeGap*4/3, w.closeGap*4/5)
 		b.probed(round{reason: ReasonDown})
 		is(StateHolding, ReasonDown)
-		wait(maxBackoff, maxBackoff)
-		good(closeGap)
+		wait(w.maxBackoff, w.maxBackoff)
+		good(w.closeGap)
 		if st := b.standing(); st.held.Reason != ReasonDown || st.held.Duration < 60 {
 			t.Errorf("last hold %+v, want down for minutes", st.held)
 		}
 		// No hit has gone through, so the next fall waits long at once.
 		b.open(ReasonDown, "", 0)
-		wait(maxBackoff, maxBackoff)
-		good(shortGap) // no probe has seen anything
+		wait(w.maxBackoff, w.maxBackoff)
+		good(w.shortGap) // no probe has seen anything
 		b.delivered()
 		b.open(ReasonDown, "", 0)
-		wait(minBackoff, minBackoff)
-		good(shortGap)
+		wait(w.minBackoff, w.minBackoff)
+		good(w.shortGap)
 		b.found(ReasonDown, "a probe's finding", 0)
-		wait(2*minBackoff, 2*minBackoff)
-		good(closeGap)
+		wait(2*w.minBackoff, 2*w.minBackoff)
+		good(w.closeGap)
 		if falls[ReasonOverload] != 1 || falls[ReasonDown] != 3 || len(falls) != 2 {
 			t.Errorf("falls are counted as %v, want overload once and down three times", falls)
 		}
@@ -136,7 +136,7 @@ func TestARoundThatFailsAtOnceIsNotRepeatedAtOnce(t *testing.T) {
 		b.probed(round{reason: ReasonDown})
 		for range 20 {
 			b.probed(round{reason: ReasonDown}) // too early: the breaker is still open
-			if wait, _ := b.untilProbe(); wait < minBackoff/2 {
+			if wait, _ := b.untilProbe(); wait < realWaits().minBackoff/2 {
 				t.Fatalf("next round in %v", wait)
 			}
 		}

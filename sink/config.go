@@ -90,6 +90,8 @@ type Config struct {
 	// Pending gives the number of hits that wait, for the estimate of when the
 	// queue is empty; nil = no estimate.
 	Pending func() int64
+
+	waits waits // zero = realWaits; only tests of the package set it
 }
 
 func (c *Config) setDefaults() {
@@ -107,6 +109,7 @@ func (c *Config) setDefaults() {
 	set(&c.ProbeInterval, DefaultProbeInterval)
 	set(&c.AheadHits, DefaultAheadHits)
 	set(&c.AheadBytes, DefaultAheadBytes)
+	set(&c.waits, realWaits())
 }
 
 func set[T comparable](field *T, value T) {

@@ -53,7 +53,7 @@ func (s *Sink) deliver(ctx, stop context.Context, f *flight) {
 			s.recon.air.leave(slices.DeleteFunc(slices.Clone(f.items), func(it *item) bool { return it.doubt }))
 		}()
 		if todo = s.recon.air.enter(f, todo); len(todo) == 0 {
-			sleep(stop, airPatience)
+			sleep(stop, s.cfg.waits.airPatience)
 			return
 		}
 	}
@@ -267,7 +267,7 @@ func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item
 		if v.over {
 			due = time.Now()
 		}
-		f.doubts = append(f.doubts, newDoubt(batch, part, due))
+		f.doubts = append(f.doubts, s.newDoubt(batch, part, due))
 		s.log.Warn("outcome of a batch is unknown; its hits wait until the request can no longer be running", "hits", len(part), "batch", batch, "until", due, "why", v.detail)
 	case partial:
 		f.shrink, f.good = true, true
@@ -291,7 +291,7 @@ func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item
 			}
 		}
 		// Matomo has answered, so nothing is running that one would have to wait for.
-		d := newDoubt(batch, open, time.Now())
+		d := s.newDoubt(batch, open, time.Now())
 		d.skips = v.skips
 		f.doubts = append(f.doubts, d)
 		s.log.Warn("Matomo has taken a batch in part and does not say which hits", "hits", len(part), "in_doubt", len(open), "batch", batch, "why", v.detail)
@@ -314,17 +314,13 @@ func (s *Sink) giveUp(ctx context.Context, f *flight, batch uint64, part []*item
 // skipped takes hits of which Matomo counted none. It may be paused, which the
 // canary says; or it waited for a lock too long, and may have inserted rows first.
 func (s *Sink) skipped(ctx context.Context, f *flight, batch uint64, part []*item, v verdict) {
-	d := newDoubt(batch, part, time.Now())
+	d := s.newDoubt(batch, part, time.Now())
 	d.skips = len(part)
 	f.doubts = append(f.doubts, d)
 	f.shrink = true
 	s.log.Warn("Matomo has taken none of the hits of a batch; MySQL is asked whether it left parts of them", "hits", len(part), "batch", batch, "why", v.detail)
 	s.blameHits(ctx, v)
 }
-
-// airPatience is how long a flight waits of which no hit may be sent, since others
-// that could be mistaken for them are in flight or in doubt.
-const airPatience = 250 * time.Millisecond
 
 // divisible reports whether a failed batch is to be divided: the hits may be to blame,
 // and none of them is recorded. Otherwise the flight ends here.

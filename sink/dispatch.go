@@ -42,7 +42,7 @@ type dispatcher struct {
 
 func newDispatcher(s *Sink, now time.Time) *dispatcher {
 	d := &dispatcher{
-		s: s, lanes: newLanes(), suspects: newSuspects(), again: newEncoder(), pace: newPace(&s.cfg), began: now,
+		s: s, lanes: newLanes(), suspects: newSuspects(s.cfg.waits), again: newEncoder(), pace: newPace(&s.cfg), began: now,
 		leased: make(chan []*item), reread: make(chan *rereading), failed: make(chan error, 1),
 		landed: make(chan *flight), resolved: make(chan resolution),
 	}
@@ -340,7 +340,7 @@ func (d *dispatcher) pick(now time.Time) *flight {
 		}
 		// Another lane will show it.
 		d.lanes.release(batch, now, horizon)
-		d.lanes.hold(it, now.Add(suspectDelay), now, horizon)
+		d.lanes.hold(it, now.Add(d.s.cfg.waits.suspectDelay), now, horizon)
 	}
 }
 
@@ -405,7 +405,7 @@ func (d *dispatcher) land(f *flight, now time.Time) error {
 func (d *dispatcher) recall(now time.Time, horizon int64) {
 	for it, failed := range d.suspects.at {
 		if ln := it.lane.top(); ln.busy == 0 && len(ln.items) > 0 && ln.items[0] == it && d.suspects.proven(it, now) {
-			d.lanes.hold(it, failed.Add(suspectDelay), now, horizon)
+			d.lanes.hold(it, failed.Add(d.s.cfg.waits.suspectDelay), now, horizon)
 		}
 	}
 }

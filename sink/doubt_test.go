@@ -22,6 +22,17 @@ func waitDoubt(t *testing.T, r *running, text string) {
 	}
 }
 
+// waitUncertain waits until hits are in doubt.
+func waitUncertain(t *testing.T, r *running) {
+	t.Helper()
+	ctx := soon(t)
+	for r.Status().Uncertain == 0 {
+		if !sleep(ctx, time.Millisecond) {
+			t.Fatal("no hit comes into doubt")
+		}
+	}
+}
+
 // TestReconcileWaits: what cannot be asked stays in doubt, with a reason, and is
 // asked again; nothing of it is sent meanwhile.
 func TestReconcileWaits(t *testing.T) {

@@ -73,7 +73,7 @@ func TestMetrics(t *testing.T) {
 	}
 	s.Resume("ann")
 	for _, reason := range Reasons()[2 : len(Reasons())-1] {
-		b := newBreaker(slog.New(slog.DiscardHandler))
+		b := newBreaker(slog.New(slog.DiscardHandler), realWaits())
 		b.probed(round{ok: true})
 		b.open(reason, "x", 0)
 		s.brk = b

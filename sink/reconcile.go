@@ -19,6 +19,7 @@ type reconciler struct {
 	db     *database // of its own
 	src    Source
 	air    *air
+	rest   time.Duration // after a baseline that could not be read
 	recent lately
 
 	asking sync.Mutex // one user of db at a time: the isolation level is the session's
@@ -28,12 +29,12 @@ type reconciler struct {
 	trouble   string    // why hits in doubt stay so, "" when none does
 }
 
-func newReconciler(dsn, prefix string, src Source) (*reconciler, error) {
-	db, err := newDatabase(dsn, prefix)
+func newReconciler(cfg *Config, src Source) (*reconciler, error) {
+	db, err := newDatabase(cfg.DSN, cfg.TablesPrefix)
 	if err != nil {
 		return nil, err
 	}
-	return &reconciler{db: db, src: src, air: newAir()}, nil
+	return &reconciler{db: db, src: src, air: newAir(), rest: cfg.waits.baselineRest}, nil
 }
 
 // askTime bounds all questions about one doubt.
@@ -135,12 +136,6 @@ func (r *reconciler) detail() string {
 	return r.trouble
 }
 
-// Bounds of the wait between two questions about a doubt.
-const (
-	firstAgain = time.Second
-	lastAgain  = time.Minute
-)
-
 // reconcile decides about a doubt by the database, or says when to ask again.
 //
 // Before the hits are due, the request may still be running, and what is absent may
@@ -155,7 +150,7 @@ func (s *Sink) reconcile(ctx context.Context, d *doubt) resolution {
 		return resolution{doubt: d, again: max(time.Until(d.due), time.Millisecond)}
 	}
 	if err != nil {
-		again := min(firstAgain<<min(d.asked, 10), lastAgain)
+		again := min(s.cfg.waits.firstAgain<<min(d.asked, 10), s.cfg.waits.lastAgain)
 		d.asked++
 		if ctx.Err() != nil {
 			return resolution{doubt: d, again: again}

@@ -79,7 +79,7 @@ func New(cfg Config, src Source, log *slog.Logger, set *metrics.Set) (*Sink, err
 	}
 	if cfg.DSN != "" {
 		if s.db, err2 = newDatabase(cfg.DSN, cfg.TablesPrefix); err2 == nil {
-			s.recon, err2 = newReconciler(cfg.DSN, cfg.TablesPrefix, src)
+			s.recon, err2 = newReconciler(&cfg, src)
 		}
 	}
 	if cfg.ReaderDSN != "" && s.db != nil {
@@ -95,7 +95,7 @@ func New(cfg Config, src Source, log *slog.Logger, set *metrics.Set) (*Sink, err
 		mask, _ = strconv.Atoi(cfg.AddressMask) // validated
 	}
 	s.mask.set(uint8(mask))
-	s.brk = newBreaker(s.log)
+	s.brk = newBreaker(s.log, cfg.waits)
 	if p := cfg.Pause; p != nil && p.Until.After(time.Now()) {
 		s.brk.pause = p
 	}

@@ -256,6 +256,7 @@ func testConfig() Config {
 	return Config{
 		Token: testkit.SuperToken, RequestTimeout: 5 * time.Second, ServerLimit: time.Millisecond,
 		Grace: 5 * time.Second, ProbeInterval: 100 * time.Millisecond,
+		waits: shortWaits(),
 	}
 }
 

@@ -7,19 +7,10 @@ import (
 	"sluice/internal/hit"
 )
 
-const (
-	// A suspect is tried again after suspectDelay when another hit has gone through
-	// meanwhile, else after twice as long each time.
-	suspectDelay    = time.Second
-	maxSuspectDelay = time.Minute
-	// proofAge is how long another hit's success speaks against a suspect. It is
-	// short, so that an outage that begins in between is not taken for poison.
-	proofAge = 3 * time.Second
-)
-
 // suspects remember the hits that failed alone, and what went through since.
 // They belong to the goroutine of Run.
 type suspects struct {
+	waits waits
 	// failed is where a suspect stands: the number of the last flight that had
 	// left when it failed.
 	failed map[*item]uint64
@@ -31,15 +22,15 @@ type suspects struct {
 	fresh map[hit.ID]struct{}
 }
 
-func newSuspects() *suspects {
-	return &suspects{failed: map[*item]uint64{}, at: map[*item]time.Time{}, fresh: map[hit.ID]struct{}{}}
+func newSuspects(w waits) *suspects {
+	return &suspects{waits: w, failed: map[*item]uint64{}, at: map[*item]time.Time{}, fresh: map[hit.ID]struct{}{}}
 }
 
 // proven reports whether something went through just now that left after it had
 // failed.
 func (s *suspects) proven(it *item, now time.Time) bool {
 	since, suspected := s.failed[it]
-	return suspected && s.good > since && now.Sub(s.goodAt) <= proofAge
+	return suspected && s.good > since && now.Sub(s.goodAt) <= s.waits.proofAge
 }
 
 func (s *suspects) suspected(it *item) bool {
@@ -61,7 +52,7 @@ func (s *suspects) passed(f *flight, now time.Time) {
 func (s *suspects) add(it *item, launched uint64, now time.Time) (due time.Time, outage bool) {
 	s.failed[it] = launched
 	s.fresh[it.ID] = struct{}{}
-	due = now.Add(backoff(suspectDelay, maxSuspectDelay, it.lone))
+	due = now.Add(backoff(s.waits.suspectDelay, s.waits.maxSuspectDelay, it.lone))
 	s.at[it] = now
 	it.lone++
 	return due, len(s.fresh) >= 2

@@ -32,16 +32,12 @@ type doubt struct {
 	torn bool
 }
 
-func newDoubt(batch uint64, items []*item, due time.Time) *doubt {
+func (s *Sink) newDoubt(batch uint64, items []*item, due time.Time) *doubt {
 	for _, it := range items {
 		it.doubt = true
 	}
-	return &doubt{batch: batch, items: items, due: due, look: time.Now().Add(firstLook), wait: firstLook}
+	return &doubt{batch: batch, items: items, due: due, look: time.Now().Add(s.cfg.waits.firstLook), wait: s.cfg.waits.firstLook}
 }
-
-// firstLook is how soon the database is first asked about hits that are not due; each
-// further wait is twice as long.
-const firstLook = time.Second
 
 // nextLook says when a doubt is to be resolved, or at least looked at. One of an
 // earlier process is not looked at before all of its hits are leased.
@@ -63,7 +59,7 @@ func (d *dispatcher) inherit(it *item) {
 	}
 	if q == nil {
 		// What an earlier process had in flight it sent before this one began.
-		q = newDoubt(it.Uncertain, nil, d.began.Add(d.s.cfg.doubtWait()))
+		q = d.s.newDoubt(it.Uncertain, nil, d.began.Add(d.s.cfg.doubtWait()))
 		q.inherited = true
 		if d.s.recon != nil {
 			q.hits = readMemo(d.s.src.Memo(q.batch)).hits

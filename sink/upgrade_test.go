@@ -58,7 +58,7 @@ func TestUpgradeOfTheCode(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		is(StateHolding, "")
 		b.Resume("ann")
-		time.Sleep(3 * closeGap)
+		time.Sleep(3 * realWaits().closeGap)
 		is(StateSending, "")
 		// A Matomo whose pages do not answer is no upgrade by itself.
 		time.Sleep(time.Hour)

@@ -95,9 +95,12 @@ func HangOpen(release <-chan struct{}, f Fate) Answer {
 func ErrorText(f Fate) Answer {
 	return Answer{"error text", func(x *Exchange) {
 		x.settle(f)
-		x.Send(http.StatusOK, htmlType, "Error:SQLSTATE[HY000]: General error: 2006 MySQL server has gone away")
+		x.Send(http.StatusOK, htmlType, databaseGone)
 	}}
 }
+
+// databaseGone is what a bulk is answered when the database ends under its transaction.
+const databaseGone = "Error:SQLSTATE[HY000]: General error: 2006 MySQL server has gone away"
 
 // NotInstalled says 200 with the text of a Matomo without its settings file.
 func NotInstalled() Answer {

@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -25,6 +26,7 @@ type Exchange struct {
 	poisons []poison
 	counted bool     // CountOnly: hits are not decoded
 	marks   []string // then only these are known
+	lost    error    // of the database, while the hits were recorded
 	status  int
 }
 
@@ -76,10 +78,14 @@ func (x *Exchange) commit(skip, half []int, hold func() bool) (tracked int, inva
 	}
 	committed := true
 	if x.m.cfg.Rows != nil {
-		x.m.cfg.Rows.record(rows, halves, func() bool {
+		x.lost = x.m.cfg.Rows.record(rows, halves, func() bool {
 			committed = hold == nil || hold()
 			return committed
 		})
+		if x.lost != nil {
+			committed = false
+			x.m.lostDatabase(x)
+		}
 	} else if hold != nil {
 		committed = hold()
 	}
@@ -91,7 +97,21 @@ func (x *Exchange) commit(skip, half []int, hold func() bool) (tracked int, inva
 
 // Verdict sends the answer that belongs to these numbers: JSON for a bulk (an
 // empty 204 if it asked for that), image or nothing for a single hit.
+//
+// When the database was lost while the hits were recorded, it is the answer to that.
 func (x *Exchange) Verdict(tracked int, invalid []int) {
+	switch {
+	case errors.Is(x.lost, errUnreachable):
+		x.super = false // nobody could look the token up
+		x.Error(0, []int{})
+		return
+	case x.lost != nil && x.Bulk:
+		x.Send(http.StatusOK, htmlType, databaseGone)
+		return
+	case x.lost != nil:
+		x.Error(0, []int{})
+		return
+	}
 	if !x.Bulk {
 		x.image(http.StatusOK, len(invalid) > 0)
 		return

@@ -76,7 +76,7 @@ func StartMariaDBIn(tb testing.TB, parent string, args ...string) *MariaDB {
 		}
 	}
 	install := exec.Command(program(tb, "mariadb-install-db"), "--no-defaults", "--datadir="+db.data(),
-		"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=4M")
+		"--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=4M", "--tmpdir="+dir)
 	install.SysProcAttr = &syscall.SysProcAttr{Credential: db.user}
 	install.Dir = dir
 	if out, err := install.CombinedOutput(); err != nil {
@@ -121,6 +121,7 @@ func (db *MariaDB) socket() string { return filepath.Join(db.dir, "s") }
 func (db *MariaDB) Start() {
 	db.tb.Helper()
 	args := append([]string{"--no-defaults", "--datadir=" + db.data(), "--socket=" + db.socket(),
+		"--tmpdir=" + db.dir, // a server that starts removes the temporary tables that it finds, also another's
 		"--pid-file=" + filepath.Join(db.dir, "pid"), "--log-error=" + filepath.Join(db.dir, "log"),
 		"--bind-address=127.0.0.1", "--port=" + strconv.Itoa(db.port), "--skip-name-resolve", "--skip-log-bin",
 		"--innodb-buffer-pool-size=32M", "--innodb-log-file-size=4M", "--innodb-flush-log-at-trx-commit=2",

@@ -79,7 +79,9 @@ type Database uint8
 const (
 	DatabaseUp Database = iota
 	// DatabaseDown fails every bulk, canaries too, and every hit that is not
-	// excluded.
+	// excluded. It also says that the server of [Rows] may be gone: a request that
+	// began before is then answered as Matomo does when it loses its database. At any
+	// other time such a loss fails the test.
 	DatabaseDown
 	// DatabaseReadOnly fails only what would write, so a canary still passes.
 	DatabaseReadOnly
@@ -117,6 +119,7 @@ type state struct {
 	queued     bool // QueuedTracking is on
 	blocked    bool // the client's address is locked out by failed logins
 	database   Database
+	outages    int // how often it went down
 	clock      time.Duration
 	perRequest time.Duration
 	perHit     time.Duration
@@ -201,8 +204,24 @@ func (m *Matomo) SetQueuedTracking(on bool) { m.change(func(s *state) { s.queued
 // are booked on, see [Matomo.Failures].
 func (m *Matomo) SetBlocked(on bool) { m.change(func(s *state) { s.blocked = on }) }
 
-// SetDatabase takes the database away or gives it back.
-func (m *Matomo) SetDatabase(d Database) { m.change(func(s *state) { s.database = d }) }
+// SetDatabase takes the database away or gives it back. With [Rows] it is called before
+// the server is stopped, and when that has been started again.
+func (m *Matomo) SetDatabase(d Database) {
+	m.change(func(s *state) {
+		s.database = d
+		if d == DatabaseDown {
+			s.outages++
+		}
+	})
+}
+
+// lostDatabase reports that hits could not be recorded, unless the test has said that
+// this may be.
+func (m *Matomo) lostDatabase(x *Exchange) {
+	if m.snapshot().outages == x.state.outages {
+		m.cfg.Rows.tb.Errorf("the database is lost: %v", x.lost)
+	}
+}
 
 // SetVersion sets what the Reporting API says is the code's version; "" lets it answer
 // 503, as Matomo's pages do while its database waits to be upgraded.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"html"
 	"net/url"
@@ -43,16 +44,18 @@ func OpenRows(tb testing.TB, server *MariaDB, database, prefix string) *Rows {
 // visitLength is visit_standard_length.
 const visitLength = 30 * time.Minute
 
+// errUnreachable: not even a transaction could be begun.
+var errUnreachable = errors.New("the database does not answer")
+
 // record writes hits in one transaction, and of those in half the action only.
 // hold is called with everything written and nothing committed; it says whether to
-// commit.
-func (r *Rows) record(hits []*Hit, half map[*Hit]bool, hold func() bool) {
+// commit. After an error nothing is recorded, but for one of the commit itself.
+func (r *Rows) record(hits []*Hit, half map[*Hit]bool, hold func() bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	tx, err := r.db.Begin()
 	if err != nil {
-		r.tb.Errorf("record hits: %v", err)
-		return
+		return fmt.Errorf("record hits: %w: %w", errUnreachable, err)
 	}
 	for _, h := range hits {
 		if h.Outcome == Recorded && err == nil {
@@ -67,8 +70,9 @@ func (r *Rows) record(hits []*Hit, half map[*Hit]bool, hold func() bool) {
 		err = tx.Commit()
 	}
 	if err != nil {
-		r.tb.Errorf("record hits: %v", err)
+		return fmt.Errorf("record hits: %w", err)
 	}
+	return nil
 }
 
 // A rowWriter writes one hit. After the first error it does nothing.
