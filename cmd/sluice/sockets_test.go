@@ -121,16 +121,35 @@ func TestSocketsThatNobodyKnowsAreRefused(t *testing.T) {
 	for _, tt := range []struct{ name, socket, mode, want string }{
 		{"another name", "web", "self-signed", `socket 3, named "web", is not known: want FileDescriptorName= https, http, admin`},
 		{"HTTPS without certificates", "https", "off", "https was handed over, but tls.mode is off"},
+		{"a private listener for everybody", "admin", "self-signed", "others can reach the socket admin at 0.0.0.0:"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newEdgeProcess(t, nobody, filepath.Join(t.TempDir(), "data"), "--tls.mode="+tt.mode)
 			p.handOver(tt.socket)
+			if tt.socket == "admin" {
+				p.sockets = []*os.File{openToAll(t)}
+			}
 			out, err := p.command(path).CombinedOutput()
 			if err == nil || !strings.Contains(string(out), tt.want) {
 				t.Errorf("got %v\n%s", err, out)
 			}
 		})
 	}
+}
+
+// openToAll gives a socket that listens on every address.
+func openToAll(t *testing.T) *os.File {
+	t.Helper()
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close(); f.Close() })
+	return f
 }
 
 // A start right after kill -9 waits for the process that is ending.
