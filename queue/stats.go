@@ -164,7 +164,7 @@ func (q *Queue) Counters() []Counter {
 			out = append(out, counterOfSlot(k, t))
 		}
 	})
-	return joined(out)
+	return addUp(out)
 }
 
 // Unsettled gives the counters of which hits are pending, sorted by site and quarter.
@@ -172,18 +172,18 @@ func (q *Queue) Counters() []Counter {
 func (q *Queue) Unsettled() []Counter {
 	var out []Counter
 	q.each(func(st *state) { out = append(out, st.counters.unsettled()...) })
-	return joined(out)
+	return addUp(out)
 }
 
-// joined sorts counters of several streams and adds up those of the same slot.
-func joined(list []Counter) []Counter {
+// addUp sorts counters of several streams and adds up those of the same slot. It changes
+// the list.
+func addUp(list []Counter) []Counter {
 	slot := func(a, b Counter) int {
 		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Quarter, b.Quarter))
 	}
-	if slices.IsSortedFunc(list, slot) && len(list) == len(slices.CompactFunc(slices.Clone(list), func(a, b Counter) bool { return slot(a, b) == 0 })) {
-		return list
+	if !slices.IsSortedFunc(list, slot) { // of one stream they are
+		slices.SortFunc(list, slot)
 	}
-	slices.SortStableFunc(list, slot)
 	out := list[:0]
 	for _, c := range list {
 		if n := len(out) - 1; n >= 0 && slot(out[n], c) == 0 {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,7 +132,7 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 }
 
 func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how logReading, sum *logSum, tell func(string), who string) error {
-	sorter, err := accesslog.OpenSorter(accesslog.SortConfig{Dir: logTemp(c.Temporary), Memory: int64(c.Memory)})
+	sorter, err := accesslog.OpenSorter(accesslog.SortConfig{Dir: cmp.Or(c.Temporary, os.TempDir()), Memory: int64(c.Memory)})
 	if err != nil {
 		return &failure{exitUsage, "import", err, ""}
 	}

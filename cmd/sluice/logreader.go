@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -391,12 +390,4 @@ func parseWindow(s string) (from, to time.Time, err error) {
 		err = fmt.Errorf("%q ends before it begins", s)
 	}
 	return from, to, err
-}
-
-// logTemp is where lines are sorted: beside the system's temporary files.
-func logTemp(dir string) string {
-	if dir != "" {
-		return dir
-	}
-	return os.TempDir()
 }
