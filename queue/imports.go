@@ -46,9 +46,10 @@ var (
 	ErrNoImport = errors.New("no such import is open")
 	// ErrImportOrder: the hits are older than the last ones of the import.
 	ErrImportOrder = errors.New("hits are older than those that the import has already")
-	// ErrLate: the import has hits that are older than hits of their sites that were
-	// handed out.
+	// ErrLate: the import has hits that are older than others of their visitors.
 	ErrLate = errors.New("hits are older than hits that were delivered before")
+	// ErrLateUnknown: whether it has such hits cannot be known now.
+	ErrLateUnknown = errors.New("it cannot be known now whether hits are older than hits that were delivered before")
 )
 
 // An Import is what is known of an import.
@@ -222,24 +223,39 @@ func (q *Queue) AppendImport(ctx context.Context, id string, sets []*hit.Request
 }
 
 // CompleteImport ends the taking of hits: from then on they are handed out, in their
-// places among the others. Hits that are older than one of their site that was handed
-// out before are late; with any it returns [ErrLate] and their number, and changes
-// nothing, unless late is true. It returns [ErrNoImport].
-func (q *Queue) CompleteImport(ctx context.Context, id string, late bool) (tooLate int64, err error) {
+// places among the others. With hits that the judge, nil for that by site, finds late it returns [ErrLate] and
+// their number, and where that cannot be known [ErrLateUnknown], and changes nothing;
+// with allowLate it goes on, and gives -1 for what is not known. It reads the whole
+// import; meanwhile the other streams are handed out as ever. It returns [ErrNoImport].
+func (q *Queue) CompleteImport(ctx context.Context, id string, allowLate bool, judge LateJudge) (late int64, err error) {
 	q.importing.Lock()
 	defer q.importing.Unlock()
 	i := q.openImport()
 	if i == nil || i.ID != id {
 		return 0, ErrNoImport
 	}
-	// Nothing is handed out between the look and the joining.
+	c := &lateCount{q: q, stream: i.stream, judge: judge}
+	if err = c.begin(ctx); err == nil {
+		err = c.read(ctx, true)
+	}
+	// Nothing is handed out between the last look and the joining.
 	q.leasing.Lock()
 	defer q.leasing.Unlock()
-	if tooLate, err = q.lateHits(ctx, i); err != nil {
-		return 0, err
+	q.witness = nil
+	if err == nil {
+		err = c.end(ctx)
 	}
-	if tooLate > 0 && !late {
-		return tooLate, ErrLate
+	late = c.count()
+	switch {
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case err != nil && allowLate:
+		q.log.Warn("it is not known how many hits of an import are late", "import", id, "err", err)
+		late = -1
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", ErrLateUnknown, err)
+	case late > 0 && !allowLate:
+		return late, ErrLate
 	}
 	next := *i
 	next.State, next.Completed = ImportComplete, q.now().UTC()
@@ -247,33 +263,14 @@ func (q *Queue) CompleteImport(ctx context.Context, id string, late bool) (tooLa
 		next.To = time.Unix(0, i.last).UTC()
 	}
 	if err := q.writeMark(&next); err != nil {
-		return tooLate, fmt.Errorf("complete an import: %w", err)
+		return late, fmt.Errorf("complete an import: %w", err)
 	}
 	q.mu.Lock()
 	i.Import = next.Import
 	close(q.joined)
 	q.joined = make(chan struct{})
 	q.mu.Unlock()
-	return tooLate, nil
-}
-
-// lateHits counts the hits of an import that are older than one of their site that was
-// handed out. What an earlier process did is known to a quarter of an hour: the count may
-// be too high. The caller holds leasing.
-func (q *Queue) lateHits(ctx context.Context, i *importStream) (n int64, err error) {
-	_, last := i.stream.bounds()
-	err = i.stream.walkReadable(ctx, 1, last, func(_ *block, sets []*hit.RequestSet) bool {
-		for _, set := range sets {
-			for h := range set.Hits {
-				site := countedSite(set.Hits[h].Site)
-				if set.ReceivedAt < q.given[site] {
-					n++
-				}
-			}
-		}
-		return true
-	})
-	return n, err
+	return late, nil
 }
 
 // CancelImport gives up an import of which nothing was handed out: its hits and what is

@@ -54,7 +54,7 @@ func mustImport(t *testing.T, q *Queue, id string, seconds ...int) {
 
 func mustComplete(t *testing.T, q *Queue, id string) {
 	t.Helper()
-	if late, err := q.CompleteImport(t.Context(), id, false); late != 0 || err != nil {
+	if late, err := q.CompleteImport(t.Context(), id, false, nil); late != 0 || err != nil {
 		t.Fatalf("complete: %d late, %v", late, err)
 	}
 }
@@ -443,11 +443,11 @@ func TestLateHits(t *testing.T) {
 				q = openAt(t, dir)
 				want = 4 // a quarter hour is all that is known
 			}
-			if n, err := q.CompleteImport(t.Context(), id, false); n != want || !errors.Is(err, ErrLate) {
+			if n, err := q.CompleteImport(t.Context(), id, false, nil); n != want || !errors.Is(err, ErrLate) {
 				t.Errorf("%d late hits, %v", n, err)
 			}
 			noHits(t, q)
-			if n, err := q.CompleteImport(t.Context(), id, true); n != want || err != nil {
+			if n, err := q.CompleteImport(t.Context(), id, true, nil); n != want || err != nil {
 				t.Errorf("%d late hits, %v", n, err)
 			}
 			wantSeconds(t, leaseAll(t, q, 5), 1, 2, 3, 4, 901)

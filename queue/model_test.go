@@ -209,7 +209,7 @@ func (m *model) importSome(t *testing.T, q *Queue, r *rand.Rand, next int) (took
 	i := m.imports[n]
 	switch r.IntN(6) {
 	case 0:
-		if _, err := q.CompleteImport(t.Context(), i.id, true); err != nil {
+		if _, err := q.CompleteImport(t.Context(), i.id, true, nil); err != nil {
 			t.Errorf("CompleteImport: %v", err)
 		}
 		i.complete = true

@@ -55,6 +55,7 @@ type Queue struct {
 
 	leasing  sync.Mutex      // held while hits are handed out
 	given    map[int64]int64 // guarded by leasing: when a site's newest hit was received that was handed out, in Unix nanoseconds
+	witness  *lateCount      // guarded by leasing: who notes what is handed out; nil = nobody
 	claiming sync.Mutex      // held while it is decided what may be settled
 
 	importing sync.Mutex // held while an import begins, takes hits or ends

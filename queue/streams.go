@@ -114,6 +114,9 @@ func (q *Queue) leaseNow(ctx context.Context, limit int) (out []hit.Pending, com
 		site := countedSite(out[i].Site)
 		q.given[site] = max(q.given[site], out[i].ReceivedAt)
 	}
+	if q.witness != nil {
+		q.witness.since = append(q.witness.since, out...)
+	}
 	return out, committed, joined, nil
 }
 

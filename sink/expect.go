@@ -2,7 +2,6 @@ package sink
 
 import (
 	"bytes"
-	"crypto/sha1"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -169,7 +168,7 @@ func expect(it *item) expectation {
 		e.trace = traceRepeatable
 		return e
 	}
-	e.ids = visitorIDs(r)
+	e.ids = visitorIDs(r.text, "")
 	if cip := r.text("cip"); !phpform.Empty(cip) {
 		e.ip = cip
 	}
@@ -258,31 +257,27 @@ func storable(pv string) bool {
 	return pv != ""
 }
 
-const (
-	visitorHex   = 16
-	visitorBytes = visitorHex / 2
-)
-
 // visitorIDs gives the visitor ids, as bytes, of which Matomo takes one, by its
-// settings. On some visits it keeps another that it knows the visitor by.
-func visitorIDs(r reader) []string {
+// settings. On some visits it keeps another that it knows the visitor by. text gives a
+// parameter's text, cookie is the id that the third-party cookie brought, or "".
+func visitorIDs(text func(name string) string, cookie string) []string {
 	var ids []string
 	add := func(hexes string) {
-		if len(hexes) < visitorHex {
+		if len(hexes) < visitorIDLen {
 			return
 		}
-		if id, err := hex.DecodeString(hexes[:visitorHex]); err == nil && !slices.Contains(ids, string(id)) {
+		if id, err := hex.DecodeString(hexes[:visitorIDLen]); err == nil && !slices.Contains(ids, string(id)) {
 			ids = append(ids, string(id))
 		}
 	}
-	if uid := r.text("uid"); !phpform.Empty(uid) {
-		sum := sha1.Sum([]byte(uid))
-		add(hex.EncodeToString(sum[:]))
+	if uid := text("uid"); !phpform.Empty(uid) {
+		add(userID(effective(uid)))
 	}
-	if cid := r.text("cid"); len(cid) == visitorHex {
+	if cid := text("cid"); len(cid) == visitorIDLen {
 		add(cid)
 	}
-	add(r.text("_id"))
+	add(text("_id"))
+	add(cookie)
 	return ids
 }
 

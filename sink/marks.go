@@ -61,15 +61,14 @@ func findMarks(it *item, mask uint8) visitorMarks {
 	if it.malformed {
 		return m // it is never sent
 	}
-	text, certain := readerOf(it)
+	text, certain := readerOf(&it.Hit)
 	uid, cid, id, order := text("uid"), text("cid"), text("_id"), text("ec_id")
 	ids := make([]uint64, 0, 5)
 	// Which of them counts is a matter of Matomo's settings and of each hit
 	// (core/Tracker/Request.php, getVisitorId).
 	if uid != "" {
 		user := effective(uid)
-		sum := sha1.Sum([]byte(escapeHTML.Replace(user)))
-		ids = append(ids, hashMark(markID, hex.EncodeToString(sum[:8])), hashMark(markUser, narrow(user)))
+		ids = append(ids, hashMark(markID, userID(user)), hashMark(markUser, narrow(user)))
 	}
 	for _, candidate := range [...]string{cid, id, it.Environment.VisitorCookie} {
 		if len(candidate) >= visitorIDLen {
@@ -109,6 +108,13 @@ func distinct(list []uint64, from int) []uint64 {
 
 // visitorIDLen is how many characters a visitor's id has (Tracker::LENGTH_HEX_ID_STRING).
 const visitorIDLen = 16
+
+// userID gives the visitor's id that Matomo makes of a user's, which is as [effective]
+// gives it.
+func userID(user string) string {
+	sum := sha1.Sum([]byte(escapeHTML.Replace(user)))
+	return hex.EncodeToString(sum[:visitorIDLen/2])
+}
 
 // binaryID gives an id's first characters as PHP's pack("H*") reads them: without
 // case, and a character that is no digit counts as zero.
@@ -183,13 +189,13 @@ func maskedAddress(text string, mask uint8) string {
 
 // readerOf gives how a hit's parameters of type string are read, and whether all
 // that was read is certain.
-func readerOf(it *item) (text func(name string) string, certain func() bool) {
-	if it.Form != hit.Object {
-		f := phpform.Parse(it.Params)
+func readerOf(h *hit.Hit) (text func(name string) string, certain func() bool) {
+	if h.Form != hit.Object {
+		f := phpform.Parse(h.Params)
 		return f.String, func() bool { return true }
 	}
 	members := map[string]json.RawMessage{}
-	sure := json.Unmarshal(it.Params, &members) == nil
+	sure := json.Unmarshal(h.Params, &members) == nil
 	object := objectReader(members)
 	return func(name string) string {
 		value := bytes.TrimSpace(object[name])
