@@ -35,6 +35,7 @@ type logReading struct {
 	format   *accesslog.Format // nil: found for each file
 	zone     *time.Location    // of times that do not say theirs; nil: not known
 	server   string
+	sites    admin.SiteRanges
 	from, to time.Time // zero: any
 	statuses [2]int    // zero: any
 }
