@@ -122,6 +122,10 @@ func (r *Replayer) Replay(ctx context.Context, l *Logged) ([]*hit.RequestSet, Ve
 	if !at.tracks(l.Method, []byte(query)) {
 		return nil, ReplayElsewhere
 	}
+	if l.Method == http.MethodOptions {
+		// Browsers ask so before a request; the headers that tell are not logged.
+		return nil, ReplayNothing
+	}
 	if l.Method == http.MethodPost && !l.HasBody {
 		return nil, ReplayWithoutBody
 	}

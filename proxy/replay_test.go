@@ -38,6 +38,7 @@ func TestReplay(t *testing.T) {
 		{"a post that had none", Logged{Method: "POST", Target: tracked, HasBody: true}, ReplayTaken, at, "192.0.2.7"},
 		{"opted out", Logged{Target: tracked, Header: http.Header{"Cookie": {"matomo_ignore=ignore%3DKg%3D%3D"}}}, ReplayNothing, at, ""},
 		{"no parameters", Logged{Target: "/matomo.php"}, ReplayNothing, at, ""},
+		{"a browser's question before a request", Logged{Method: "OPTIONS", Target: tracked}, ReplayNothing, at, ""},
 		{"a page", Logged{Target: "/index.php?module=Login"}, ReplayElsewhere, at, ""},
 		{"the tracker itself", Logged{Target: "/matomo.js"}, ReplayElsewhere, at, ""},
 		{"no request", Logged{Target: "*"}, ReplayBroken, at, ""},
