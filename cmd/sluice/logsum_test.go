@@ -46,3 +46,24 @@ func TestImportOfSomeSites(t *testing.T) {
 		}
 	}
 }
+
+// TestImportOfLateBodies: a body is taken also when the lines by which the format was
+// found have none, and when the format was named.
+func TestImportOfLateBodies(t *testing.T) {
+	dir := t.TempDir()
+	s := startServer(t, filepath.Join(dir, "data"), nobody)
+	line := func(n int, method, query, body string) string {
+		return fmt.Sprintf(`{"msec":"%d.000","remote_addr":"192.0.2.1","request":"%s /matomo.php%s HTTP/1.1","status":200,"http_content_type":"application/x-www-form-urlencoded","request_body":"%s"}`, 1772366400+n, method, query, body) + "\n"
+	}
+	var lines []string
+	for i := range logSample {
+		lines = append(lines, line(i, "GET", "?idsite=1&rec=1", ""))
+	}
+	lines = append(lines, line(len(lines), "POST", "", "idsite=2&rec=1"))
+	log := writeLog(t, filepath.Join(dir, "a.json"), lines...)
+	for _, args := range [][]string{{log}, {"--format=nginx-json", log}} {
+		if sum, _ := s.importing(exitOK, append([]string{"--dry-run"}, args...)...); sum.Sites["2"] != 1 {
+			t.Errorf("%v: %+v", args, sum)
+		}
+	}
+}
