@@ -38,6 +38,8 @@ const (
 	ReplayRefused     Verdict = "refused"      // Matomo would have refused it: no rights, no such site
 	ReplayWithoutBody Verdict = "without_body" // what it tracks is in a body that was not logged
 	ReplayBroken      Verdict = "broken"       // it is no request
+	ReplayOtherSites  Verdict = "other_sites"  // none of its hits is of a site that is wanted
+	ReplayMixedSites  Verdict = "mixed_sites"  // some are, and it is stored whole or not at all
 )
 
 // A Replayer makes hits of logged requests, by the same rules as for a client that sends
@@ -48,12 +50,14 @@ type Replayer struct {
 	scratch  scratch
 	kept     keptSets
 	keep     []string
+	wanted   func(site int64) bool
 }
 
-// Replayer makes one, with the settings of this moment. Limits of rates do not apply to
-// it, and the requests are not counted among those of clients.
-func (s *Server) Replayer() *Replayer {
-	r := &Replayer{endpoint: s.endpoint, keep: s.cfg.KeepHeaders}
+// Replayer makes one that takes hits of wanted sites, with the settings of this moment.
+// Limits of rates do not apply to it, and the requests are not counted among those of
+// clients.
+func (s *Server) Replayer(wanted func(site int64) bool) *Replayer {
+	r := &Replayer{endpoint: s.endpoint, keep: s.cfg.KeepHeaders, wanted: wanted}
 	now := *s.tuned()
 	now.rates = rates{}
 	r.endpoint.live = new(atomic.Pointer[tuned])
@@ -118,6 +122,10 @@ func (r *Replayer) Replay(ctx context.Context, l *Logged) ([]*hit.RequestSet, Ve
 	if !at.tracks(l.Method, []byte(query)) {
 		return nil, ReplayElsewhere
 	}
+	if l.Method == http.MethodOptions {
+		// Browsers ask so before a request; the headers that tell are not logged.
+		return nil, ReplayNothing
+	}
 	if l.Method == http.MethodPost && !l.HasBody {
 		return nil, ReplayWithoutBody
 	}
@@ -126,11 +134,38 @@ func (r *Replayer) Replay(ctx context.Context, l *Logged) ([]*hit.RequestSet, Ve
 	in.peerText = in.peer.String()
 	r.kept.sets = nil
 	a := r.endpoint.serve(ctx, &in, &r.scratch)
-	switch {
+	switch wanted, others := r.count(&in); {
+	case others > 0 && wanted > 0:
+		return nil, ReplayMixedSites
+	case others > 0:
+		return nil, ReplayOtherSites
 	case len(r.kept.sets) > 0:
 		return r.kept.sets, ReplayTaken
 	case a.status >= http.StatusBadRequest:
 		return nil, ReplayRefused
 	}
 	return nil, ReplayNothing
+}
+
+// count counts the hits that a request made, by whether their sites are wanted. A single
+// request counts by its site also if it made none.
+func (r *Replayer) count(in *request) (wanted, others int) {
+	add := func(site int64) {
+		if r.wanted(site) {
+			wanted++
+		} else {
+			others++
+		}
+	}
+	for _, s := range r.kept.sets {
+		for i := range s.Hits {
+			add(s.Hits[i].Site)
+		}
+	}
+	if len(r.kept.sets) == 0 && !isBulk(in.body) {
+		if site, absent := siteOf(&r.scratch.params.values[pSite]); !absent {
+			add(site)
+		}
+	}
+	return wanted, others
 }

@@ -16,7 +16,7 @@ func TestReplay(t *testing.T) {
 		c.Trusted = []netip.Prefix{netip.MustParsePrefix("192.0.2.128/25")}
 		c.RateLimits = RateLimits{PerAddress: 1, AddressBurst: 1}
 	})
-	replayer := r.Replayer()
+	replayer := r.Replayer(func(int64) bool { return true })
 	const tracked = "/matomo.php?idsite=1&rec=1&x=%E9+%22"
 	for _, tt := range []struct {
 		name string
@@ -38,6 +38,7 @@ func TestReplay(t *testing.T) {
 		{"a post that had none", Logged{Method: "POST", Target: tracked, HasBody: true}, ReplayTaken, at, "192.0.2.7"},
 		{"opted out", Logged{Target: tracked, Header: http.Header{"Cookie": {"matomo_ignore=ignore%3DKg%3D%3D"}}}, ReplayNothing, at, ""},
 		{"no parameters", Logged{Target: "/matomo.php"}, ReplayNothing, at, ""},
+		{"a browser's question before a request", Logged{Method: "OPTIONS", Target: tracked}, ReplayNothing, at, ""},
 		{"a page", Logged{Target: "/index.php?module=Login"}, ReplayElsewhere, at, ""},
 		{"the tracker itself", Logged{Target: "/matomo.js"}, ReplayElsewhere, at, ""},
 		{"no request", Logged{Target: "*"}, ReplayBroken, at, ""},
@@ -70,5 +71,45 @@ func TestReplay(t *testing.T) {
 	}
 	if n := r.count(`sluice_proxy_hits_total{answer="stored"}`); n != 0 {
 		t.Errorf("%d hits counted as a client's", n)
+	}
+}
+
+// TestReplayOfWantedSites: only hits of wanted sites are taken, and a request with hits of
+// others as well is not taken apart.
+func TestReplayOfWantedSites(t *testing.T) {
+	replayer := newRig(t, func(*Config) {}).Replayer(func(site int64) bool { return site == 1 })
+	bulk := func(elements string) Logged {
+		return Logged{Method: "POST", Target: "/matomo.php?idsite=2&rec=1", HasBody: true, Body: []byte(`{"requests":[` + elements + `]}`)}
+	}
+	for _, tt := range []struct {
+		name string
+		l    Logged
+		want Verdict
+	}{
+		{"wanted", Logged{Target: "/matomo.php?idsite=1&rec=1"}, ReplayTaken},
+		{"not wanted", Logged{Target: "/matomo.php?idsite=2&rec=1"}, ReplayOtherSites},
+		{"no site that is a number", Logged{Target: "/matomo.php?idsite=shop&rec=1"}, ReplayOtherSites},
+		{"no parameters, after a site", Logged{Target: "/matomo.php"}, ReplayNothing},
+		{"not wanted and refused", Logged{Target: "/matomo.php?idsite=2&rec=1&cip=203.0.113.1"}, ReplayOtherSites},
+		{"wanted and refused", Logged{Target: "/matomo.php?idsite=1&rec=1&cip=203.0.113.1"}, ReplayRefused},
+		{"no site", Logged{Target: "/matomo.php?rec=1"}, ReplayRefused},
+		{"not wanted and recorded nowhere", Logged{Target: "/matomo.php?idsite=2&rec=0"}, ReplayOtherSites},
+		{"a bulk", bulk(`"?idsite=1&rec=1","?idsite=1&rec=1"`), ReplayTaken},
+		{"a bulk of others", bulk(`"?idsite=3&rec=1","?idsite=2&rec=1"`), ReplayOtherSites},
+		{"a bulk of both", bulk(`"?idsite=1&rec=1","?idsite=2&rec=1"`), ReplayMixedSites},
+		{"a bulk of both, of which one is refused", bulk(`"?idsite=1&rec=1","?idsite=2&rec=1&cip=203.0.113.1"`), ReplayTaken},
+		{"a bulk that is refused", bulk(`"?idsite=1&rec=1&cip=203.0.113.1","?idsite=2&rec=1&cip=203.0.113.1"`), ReplayNothing},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := tt.l
+			l.At, l.Remote = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), netip.MustParseAddr("192.0.2.7")
+			if l.Method == "" {
+				l.Method = "GET"
+			}
+			sets, verdict := replayer.Replay(t.Context(), &l)
+			if verdict != tt.want || (len(sets) > 0) != (tt.want == ReplayTaken) {
+				t.Errorf("got %s and %d sets, want %s", verdict, len(sets), tt.want)
+			}
+		})
 	}
 }

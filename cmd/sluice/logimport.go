@@ -33,24 +33,25 @@ type importCommands struct {
 
 type logImportCommand struct {
 	config.Client
-	Files     []string        `arg:"" name:"file" help:"Logs, plain or compressed with gzip, zstd or bzip2, and patterns of them; - is standard input."`
-	Format    string          `name:"format" help:"The logs' format by name; without it each file's is found by its first lines."`
-	Nginx     string          `name:"nginx-format" placeholder:"TEXT" help:"The logs' format as the text of nginx's log_format."`
-	Apache    string          `name:"apache-format" placeholder:"TEXT" help:"The logs' format as the text of Apache's LogFormat."`
-	Timezone  string          `name:"timezone" placeholder:"ZONE" help:"Zone of times that do not say theirs, as of HAProxy."`
-	Server    string          `name:"server" help:"Name of the server that wrote the logs, if equal lines of several servers are different requests."`
-	Window    string          `name:"window" placeholder:"FROM..TO" help:"Only requests of these days, or moments with a zone."`
-	Status    string          `name:"status" placeholder:"FROM-TO" help:"Only requests that the server answered with such a status, as 500-599."`
-	Memory    config.ByteSize `name:"memory" default:"256MiB" min:"16MiB" max:"64GiB" help:"Memory for sorting; what does not fit is sorted on the disk."`
-	Temporary string          `name:"temporary" placeholder:"DIR" help:"Where lines are sorted on the disk; the system's temporary directory without it."`
-	DryRun    bool            `name:"dry-run" help:"Take nothing; say what would be taken."`
-	AllowLate bool            `name:"allow-late" help:"Deliver hits, too, that are older than hits of their sites that were delivered before."`
-	JSON      bool            `name:"json" help:"Answer as one JSON object."`
+	Files     []string         `arg:"" name:"file" help:"Logs, plain or compressed with gzip, zstd or bzip2, and patterns of them; - is standard input."`
+	Format    string           `name:"format" help:"The logs' format by name; without it each file's is found by its first lines."`
+	Nginx     string           `name:"nginx-format" placeholder:"TEXT" help:"The logs' format as the text of nginx's log_format."`
+	Apache    string           `name:"apache-format" placeholder:"TEXT" help:"The logs' format as the text of Apache's LogFormat."`
+	Timezone  string           `name:"timezone" placeholder:"ZONE" help:"Zone of times that do not say theirs, as of HAProxy."`
+	Server    string           `name:"server" help:"Name of the server that wrote the logs, if equal lines of several servers are different requests."`
+	Window    string           `name:"window" placeholder:"FROM..TO" help:"Only requests of these days, or moments with a zone."`
+	Sites     admin.SiteRanges `name:"sites" placeholder:"N,N-N" help:"Only hits of these sites, as 1,4,7-9."`
+	Status    string           `name:"status" placeholder:"FROM-TO" help:"Only requests that the server answered with such a status, as 500-599."`
+	Memory    config.ByteSize  `name:"memory" default:"256MiB" min:"16MiB" max:"64GiB" help:"Memory for sorting; what does not fit is sorted on the disk."`
+	Temporary string           `name:"temporary" placeholder:"DIR" help:"Where lines are sorted on the disk; the system's temporary directory without it."`
+	DryRun    bool             `name:"dry-run" help:"Take nothing; say what would be taken."`
+	AllowLate bool             `name:"allow-late" help:"Deliver hits, too, that are older than hits of their sites that were delivered before."`
+	JSON      bool             `name:"json" help:"Answer as one JSON object."`
 }
 
 // reading checks what the flags say of the logs.
 func (c *logImportCommand) reading() (logReading, error) {
-	how := logReading{server: c.Server}
+	how := logReading{server: c.Server, sites: c.Sites}
 	var err error
 	given := 0
 	for _, g := range []struct {
@@ -186,7 +187,7 @@ func (l *logReader) send(ctx context.Context, client *admin.Client, batch []*log
 	if err != nil {
 		return err
 	}
-	taken, err := client.TakeLogged(ctx, l.sum.Import, text)
+	taken, err := client.TakeLogged(ctx, l.sum.Import, l.how.sites, text)
 	if err != nil {
 		if refused, ok := errors.AsType[*admin.RefusedError](err); ok && refused.Code == http.StatusConflict {
 			return &failure{exitFailed, "import", err, "sluice import complete " + l.sum.Import + ", or sluice import cancel " + l.sum.Import + ", and then this again"}
@@ -211,6 +212,10 @@ func (l *logReader) send(ctx context.Context, client *admin.Client, batch []*log
 			l.sum.Skipped["Matomo records nothing"]++
 		case "refused":
 			l.sum.Skipped["Matomo refuses them"]++
+		case "other_sites":
+			l.sum.Skipped["of other sites"]++
+		case "mixed_sites":
+			l.sum.fault("mixed_sites", batch[i].file, batch[i].line, "a bulk of hits of wanted and of other sites")
 		case "without_body":
 			l.sum.Skipped["POST without a body in the log"]++
 		default:

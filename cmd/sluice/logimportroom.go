@@ -79,7 +79,7 @@ func logImportError(err error) error {
 }
 
 // Take is part of [admin.LogImports].
-func (r logImportRoom) Take(ctx context.Context, id string, dry bool, requests []admin.LoggedRequest) (admin.LogTaken, error) {
+func (r logImportRoom) Take(ctx context.Context, id string, dry bool, wanted admin.SiteRanges, requests []admin.LoggedRequest) (admin.LogTaken, error) {
 	taken := admin.LogTaken{Requests: map[string]int64{}, Sites: map[string]int64{}}
 	lines := make([]queue.Line, len(requests))
 	for i := range requests {
@@ -92,7 +92,7 @@ func (r logImportRoom) Take(ctx context.Context, id string, dry bool, requests [
 	if err != nil {
 		return taken, err
 	}
-	judge := r.proxy.Replayer()
+	judge := r.proxy.Replayer(wanted.Has)
 	verdicts := make([]byte, 0, len(requests))
 	var sets []*hit.RequestSet
 	var of []queue.Line

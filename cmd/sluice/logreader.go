@@ -35,6 +35,7 @@ type logReading struct {
 	format   *accesslog.Format // nil: found for each file
 	zone     *time.Location    // of times that do not say theirs; nil: not known
 	server   string
+	sites    admin.SiteRanges
 	from, to time.Time // zero: any
 	statuses [2]int    // zero: any
 }
@@ -308,7 +309,7 @@ func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.
 	out := admin.LoggedRequest{
 		At: at, LineAt: time.Unix(0, at).Unix(), Line: slices.Clone(id[:]),
 		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.Scheme == accesslog.SchemeHTTPS,
-		HasBody: f.Body(), Body: bytes.Clone(r.Body),
+		HasBody: f.Body() || r.Body != nil, Body: bytes.Clone(r.Body),
 	}
 	if a, err := netip.ParseAddrPort(out.Remote); err == nil {
 		out.Remote = a.Addr().String()

@@ -34,8 +34,8 @@ type LogImports interface {
 	// Begin opens an import, or gives the one that is open, with [ErrImportOpen].
 	Begin(order BeginLogImport) (LogImport, error)
 	// Take judges requests, which follow each other in time, and stores the hits of those
-	// that are new. With dry it only tells, for no import at all.
-	Take(ctx context.Context, id string, dry bool, requests []LoggedRequest) (LogTaken, error)
+	// that are new and of wanted sites. With dry it only tells, for no import at all.
+	Take(ctx context.Context, id string, dry bool, wanted SiteRanges, requests []LoggedRequest) (LogTaken, error)
 	// Complete has the hits delivered. With late ones it gives [ErrLate] and how many,
 	// unless they are allowed.
 	Complete(ctx context.Context, id string, allowLate bool) (late int64, err error)
@@ -92,7 +92,7 @@ type LoggedRequest struct {
 // LogTaken is the answer: what became of requests, and of the hits in them.
 type LogTaken struct {
 	V        int              `json:"v"`
-	Requests map[string]int64 `json:"requests"` // taken, known, elsewhere, nothing, refused, without_body, broken
+	Requests map[string]int64 `json:"requests"` // by the words of [VerdictLetters]
 	Hits     int64            `json:"hits"`     // stored
 	Sites    map[string]int64 `json:"sites"`    // hits by site
 	// Verdicts has a letter a request, in their order: see [VerdictLetters].
@@ -102,6 +102,7 @@ type LogTaken struct {
 // VerdictLetters are the words for the letters of [LogTaken.Verdicts].
 var VerdictLetters = map[byte]string{
 	't': "taken", 'k': "known", 'e': "elsewhere", 'n': "nothing", 'r': "refused", 'w': "without_body", 'b': "broken",
+	'o': "other_sites", 'm': "mixed_sites",
 }
 
 // CompletedLogImport is the answer of POST /api/v1/imports/ID/complete.
@@ -147,7 +148,13 @@ func (s *Server) beginLogImport(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// takeLogged takes lines. The parameter sites has the [SiteRanges] that are wanted.
 func (s *Server) takeLogged(w http.ResponseWriter, r *http.Request, id string, dry bool) {
+	wanted, err := ParseSiteRanges(r.URL.Query().Get("sites"))
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Sprintf("sites: %v", err), "")
+		return
+	}
 	var requests []LoggedRequest
 	lines := bufio.NewScanner(r.Body)
 	lines.Buffer(nil, MaxImport)
@@ -163,7 +170,7 @@ func (s *Server) takeLogged(w http.ResponseWriter, r *http.Request, id string, d
 		refuse(w, http.StatusBadRequest, fmt.Sprintf("read the lines: %v", err), "")
 		return
 	}
-	taken, err := s.parts.LogImports.Take(r.Context(), id, dry, requests)
+	taken, err := s.parts.LogImports.Take(r.Context(), id, dry, wanted, requests)
 	if err != nil {
 		refuseLogImport(w, err)
 		return
@@ -220,13 +227,14 @@ func (c *Client) BeginLogImport(ctx context.Context, order BeginLogImport) (i Lo
 	return i, err
 }
 
-// TakeLogged sends lines, each a [LoggedRequest] as JSON; with id "" nothing is stored.
-func (c *Client) TakeLogged(ctx context.Context, id string, lines []byte) (taken LogTaken, err error) {
+// TakeLogged sends lines, each a [LoggedRequest] as JSON, of which only those of wanted
+// sites are taken; with id "" nothing is stored.
+func (c *Client) TakeLogged(ctx context.Context, id string, wanted SiteRanges, lines []byte) (taken LogTaken, err error) {
 	path := logImportsPath + "/check"
 	if id != "" {
 		path = logImportsPath + "/" + url.PathEscape(id) + "/requests"
 	}
-	r, err := c.send(ctx, http.MethodPost, path, bytes.NewReader(lines))
+	r, err := c.send(ctx, http.MethodPost, path+"?"+url.Values{"sites": {wanted.String()}}.Encode(), bytes.NewReader(lines))
 	if err != nil {
 		return taken, err
 	}
