@@ -45,7 +45,7 @@ type logImportCommand struct {
 	Memory    config.ByteSize  `name:"memory" default:"256MiB" min:"16MiB" max:"64GiB" help:"Memory for sorting; what does not fit is sorted on the disk."`
 	Temporary string           `name:"temporary" placeholder:"DIR" help:"Where lines are sorted on the disk; the system's temporary directory without it."`
 	DryRun    bool             `name:"dry-run" help:"Take nothing; say what would be taken."`
-	AllowLate bool             `name:"allow-late" help:"Deliver hits, too, that are older than hits of their sites that were delivered before."`
+	AllowLate bool             `name:"allow-late" help:"Deliver hits, too, that are older than hits already recorded for the same visitors."`
 	JSON      bool             `name:"json" help:"Answer as one JSON object."`
 }
 
@@ -121,7 +121,7 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 		}
 		switch {
 		case errors.Is(err, admin.ErrLate):
-			return &failure{exitFailed, "import", fmt.Errorf("%s hits are older than hits of their sites that were delivered before; import %s is open, and nothing of it is delivered", number(sum.Late), sum.Import),
+			return &failure{exitFailed, "import", fmt.Errorf("%s; import %s is open, and nothing of it is delivered", lateText(sum.LateHits), sum.Import),
 				fmt.Sprintf("sluice import complete %s --allow-late, or sluice import cancel %[1]s", sum.Import)}
 		case err != nil:
 			return err
@@ -174,7 +174,7 @@ func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how lo
 		sum.Import, sum.State = "", ""
 		return client.EndLogImport(ctx, id, "cancel", who)
 	}
-	if sum.Late, err = client.CompleteLogImport(ctx, sum.Import, c.AllowLate, who); err != nil {
+	if sum.LateHits, err = client.CompleteLogImport(ctx, sum.Import, c.AllowLate, who); err != nil {
 		return err
 	}
 	sum.State = "complete"
@@ -198,11 +198,12 @@ func (l *logReader) send(ctx context.Context, client *admin.Client, batch []*log
 		return errors.New("not all requests were answered")
 	}
 	l.sum.Hits += taken.Hits
+	l.sum.LateHits.Add(taken.LateHits)
 	for site, n := range taken.Sites {
 		l.sum.Sites[site] += n
 	}
-	for i, letter := range []byte(taken.Verdicts) {
-		switch word := admin.VerdictLetters[letter]; word {
+	for i, verdict := range taken.Verdicts {
+		switch verdict {
 		case "taken":
 		case "known":
 			l.sum.Skipped["imported before"]++
@@ -242,8 +243,8 @@ func (o *printer) logSum(s *logSum) {
 	for _, why := range slices.Sorted(maps.Keys(s.Skipped)) {
 		o.printf("--  %s passed over: %s\n", number(s.Skipped[why]), why)
 	}
-	if s.Late > 0 {
-		o.printf("%s  %s hits are late\n", o.mark(toneWarn), number(s.Late))
+	if s.Late != 0 {
+		o.printf("%s  %s\n", o.mark(toneWarn), lateText(s.LateHits))
 	}
 	for _, why := range slices.Sorted(maps.Keys(s.Faulty)) {
 		o.printf("%s  %s: %s\n", o.mark(toneBad), strings.ReplaceAll(why, "_", " "), number(s.Faulty[why]))
@@ -255,6 +256,18 @@ func (o *printer) logSum(s *logSum) {
 		}
 		o.printf("    %s: %s\n", where, printable(f.Why))
 	}
+}
+
+// lateText says how many hits are late, by what is known.
+func lateText(l admin.LateHits) string {
+	if l.Late < 0 {
+		return "it is not known how many hits are older than hits already recorded for the same visitors: MySQL does not answer"
+	}
+	text := number(l.Late) + " hits are older than hits already recorded for the same visitors"
+	if l.LateBy == "site" {
+		text = number(l.Late) + " hits are older than hits already delivered for the same sites (an account on MySQL would tell by visitor)"
+	}
+	return text
 }
 
 type logStatusCommand struct {
@@ -288,7 +301,7 @@ func (c *logStatusCommand) Run(ctx context.Context, o *printer, l *config.Loader
 type logCompleteCommand struct {
 	config.Client
 	ID        string `arg:"" name:"import" help:"The import, as import status has it."`
-	AllowLate bool   `name:"allow-late" help:"Also with hits that are older than hits of their sites that were delivered before."`
+	AllowLate bool   `name:"allow-late" help:"Also with hits that are older than hits already recorded for the same visitors."`
 }
 
 // Run completes an import.
@@ -296,7 +309,7 @@ func (c *logCompleteCommand) Run(ctx context.Context, o *printer, l *config.Load
 	return call{"import complete", &c.Client, false}.reach(ctx, o, l, k, func(client *admin.Client) error {
 		late, err := client.CompleteLogImport(ctx, c.ID, c.AllowLate, who(o.process))
 		if errors.Is(err, admin.ErrLate) {
-			return &failure{exitFailed, "import complete", fmt.Errorf("%s hits are older than hits of their sites that were delivered before", number(late)), "the same with --allow-late"}
+			return &failure{exitFailed, "import complete", errors.New(lateText(late)), "the same with --allow-late"}
 		}
 		if err != nil {
 			return err

@@ -13,17 +13,19 @@ import (
 	"sluice/internal/hit"
 	"sluice/proxy"
 	"sluice/queue"
+	"sluice/sink"
 )
 
 // logImportChunk is how many bytes of parameters are stored at once; the queue's limit
 // for a transaction is above it.
 const logImportChunk = 1 << 20
 
-// A logImportRoom lets the private listener import access logs: proxy judges, and queue
-// keeps.
+// A logImportRoom lets the private listener import access logs: proxy judges requests, sink
+// says which hits are late, and queue keeps.
 type logImportRoom struct {
 	queue *queue.Queue
 	proxy *proxy.Server
+	sink  *sink.Sink
 }
 
 // List is part of [admin.LogImports].
@@ -54,9 +56,19 @@ func (r logImportRoom) Begin(order admin.BeginLogImport) (admin.LogImport, error
 }
 
 // Complete is part of [admin.LogImports].
-func (r logImportRoom) Complete(ctx context.Context, id string, allowLate bool) (int64, error) {
-	late, err := r.queue.CompleteImport(ctx, id, allowLate)
-	return late, logImportError(err)
+func (r logImportRoom) Complete(ctx context.Context, id string, allowLate bool) (admin.LateHits, error) {
+	judge, by, end := r.lateJudge()
+	defer end()
+	late, err := r.queue.CompleteImport(ctx, id, allowLate, judge)
+	return admin.LateHits{Late: late, LateBy: by}, logImportError(err)
+}
+
+// lateJudge gives a judge of late hits, by what it knows them, and what ends it.
+func (r logImportRoom) lateJudge() (judge queue.LateJudge, by string, end func()) {
+	if j := r.sink.JudgeLate(); j != nil {
+		return j, "visitor", func() { j.Close() } // nothing was written through it
+	}
+	return r.queue.JudgeBySite(), "site", func() {}
 }
 
 // Cancel is part of [admin.LogImports].
@@ -69,7 +81,7 @@ func (r logImportRoom) Forget(id string) error { return logImportError(r.queue.F
 func logImportError(err error) error {
 	for theirs, ours := range map[error]error{
 		queue.ErrImportOpen: admin.ErrImportOpen, queue.ErrNoImport: admin.ErrNoImport,
-		queue.ErrLate: admin.ErrLate, queue.ErrImportOrder: admin.ErrImportOrder,
+		queue.ErrLate: admin.ErrLate, queue.ErrLateUnknown: admin.ErrLateUnknown, queue.ErrImportOrder: admin.ErrImportOrder,
 	} {
 		if errors.Is(err, theirs) {
 			return ours
@@ -93,27 +105,30 @@ func (r logImportRoom) Take(ctx context.Context, id string, dry bool, wanted adm
 		return taken, err
 	}
 	judge := r.proxy.Replayer(wanted.Has)
-	verdicts := make([]byte, 0, len(requests))
 	var sets []*hit.RequestSet
 	var of []queue.Line
 	size := 0
-	store := func() error {
-		if len(sets) == 0 || dry {
+	store := func() (err error) {
+		switch {
+		case len(sets) == 0:
 			return nil
+		case dry:
+			err = r.countLate(ctx, sets, &taken.LateHits)
+		default:
+			err = r.queue.AppendImport(ctx, id, sets, of)
 		}
-		err := r.queue.AppendImport(ctx, id, sets, of)
 		sets, of, size = nil, nil, 0
 		return logImportError(err)
 	}
 	for i := range requests {
-		verdict := byte('k')
+		verdict := "known"
 		if !known[i] {
 			logged, err := loggedOf(&requests[i])
 			made, v := judge.Replay(ctx, logged)
 			if err != nil {
 				v = proxy.ReplayBroken
 			}
-			verdict = v[0]
+			verdict = string(v)
 			if v == proxy.ReplayTaken {
 				for _, s := range made {
 					for h := range s.Hits {
@@ -125,16 +140,41 @@ func (r logImportRoom) Take(ctx context.Context, id string, dry bool, wanted adm
 				sets, of = append(sets, made...), append(of, lines[i])
 			}
 		}
-		verdicts = append(verdicts, verdict)
-		taken.Requests[admin.VerdictLetters[verdict]]++
+		taken.Verdicts = append(taken.Verdicts, verdict)
+		taken.Requests[verdict]++
 		if size >= logImportChunk {
 			if err := store(); err != nil {
 				return taken, err
 			}
 		}
 	}
-	taken.Verdicts = string(verdicts)
 	return taken, store()
+}
+
+// countLate adds what would be late of what a dry run would take.
+func (r logImportRoom) countLate(ctx context.Context, sets []*hit.RequestSet, late *admin.LateHits) error {
+	judge, by, end := r.lateJudge()
+	defer end()
+	late.LateBy = by
+	var hits []hit.Pending
+	for _, s := range sets {
+		for i := range s.Hits {
+			hits = append(hits, hit.Pending{ReceivedAt: s.ReceivedAt, Environment: &s.Environment, Hit: s.Hits[i]})
+		}
+	}
+	found, err := judge.Late(ctx, hits, true)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		late.Late = -1
+	}
+	for i := range found {
+		if found[i] && late.Late >= 0 {
+			late.Late++
+		}
+	}
+	return nil
 }
 
 // loggedOf reads what the client sent.

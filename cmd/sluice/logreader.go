@@ -60,10 +60,10 @@ type logSum struct {
 	Faults  []logFault       `json:"faults"`  // the first of each
 	Hits    int64            `json:"hits"`    // taken
 	Sites   map[string]int64 `json:"sites"`   // hits by site
-	Late    int64            `json:"late"`    // hits
-	From    *time.Time       `json:"from"`
-	To      *time.Time       `json:"to"`
-	State   string           `json:"state"` // open, complete, or "" when nothing was taken
+	admin.LateHits
+	From  *time.Time `json:"from"`
+	To    *time.Time `json:"to"`
+	State string     `json:"state"` // open, complete, or "" when nothing was taken
 }
 
 type logSumFile struct {

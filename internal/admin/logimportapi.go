@@ -3,6 +3,7 @@ package admin
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,8 +23,10 @@ var (
 	ErrImportOpen = errors.New("another import is open")
 	// ErrNoImport: there is no such import, or not in that state.
 	ErrNoImport = errors.New("no such import")
-	// ErrLate: hits are older than others that were delivered.
-	ErrLate = errors.New("hits are older than hits of their sites that were delivered")
+	// ErrLate: hits are older than others of their visitors that were delivered.
+	ErrLate = errors.New("hits are older than hits of their visitors that were delivered")
+	// ErrLateUnknown: nobody can say now whether hits are.
+	ErrLateUnknown = errors.New("it cannot be known now whether hits are late")
 	// ErrImportOrder: requests are older than those that the import has.
 	ErrImportOrder = errors.New("requests are older than those that the import has already")
 )
@@ -36,9 +39,9 @@ type LogImports interface {
 	// Take judges requests, which follow each other in time, and stores the hits of those
 	// that are new and of wanted sites. With dry it only tells, for no import at all.
 	Take(ctx context.Context, id string, dry bool, wanted SiteRanges, requests []LoggedRequest) (LogTaken, error)
-	// Complete has the hits delivered. With late ones it gives [ErrLate] and how many,
-	// unless they are allowed.
-	Complete(ctx context.Context, id string, allowLate bool) (late int64, err error)
+	// Complete has the hits delivered. Unless they are allowed it gives [ErrLate] with late
+	// ones, and [ErrLateUnknown].
+	Complete(ctx context.Context, id string, allowLate bool) (LateHits, error)
 	Cancel(id string) error
 	Forget(id string) error
 }
@@ -92,23 +95,35 @@ type LoggedRequest struct {
 // LogTaken is the answer: what became of requests, and of the hits in them.
 type LogTaken struct {
 	V        int              `json:"v"`
-	Requests map[string]int64 `json:"requests"` // by the words of [VerdictLetters]
+	Requests map[string]int64 `json:"requests"` // by verdict
 	Hits     int64            `json:"hits"`     // stored
 	Sites    map[string]int64 `json:"sites"`    // hits by site
-	// Verdicts has a letter a request, in their order: see [VerdictLetters].
-	Verdicts string `json:"verdicts"`
+	// Verdicts has one a request, in their order: taken, known (it was taken before), elsewhere
+	// (it does not track), nothing (Matomo records nothing for it), refused, without_body,
+	// broken, other_sites or mixed_sites.
+	Verdicts []string `json:"verdicts"`
+	LateHits          // of a dry run; what is on its way to Matomo is not looked at
 }
 
-// VerdictLetters are the words for the letters of [LogTaken.Verdicts].
-var VerdictLetters = map[byte]string{
-	't': "taken", 'k': "known", 'e': "elsewhere", 'n': "nothing", 'r': "refused", 'w': "without_body", 'b': "broken",
-	'o': "other_sites", 'm': "mixed_sites",
+// LateHits says how many hits are older than others of their visitors that Matomo has, or
+// that are on their way there.
+type LateHits struct {
+	Late   int64  `json:"late"`    // -1: nobody can say now
+	LateBy string `json:"late_by"` // visitor; or site, as long as there is no account on MySQL
+}
+
+// Add adds others up; what is not known stays so.
+func (l *LateHits) Add(o LateHits) {
+	l.LateBy = cmp.Or(o.LateBy, l.LateBy)
+	if l.Late += o.Late; o.Late < 0 || l.Late < o.Late {
+		l.Late = -1
+	}
 }
 
 // CompletedLogImport is the answer of POST /api/v1/imports/ID/complete.
 type CompletedLogImport struct {
-	V    int   `json:"v"`
-	Late int64 `json:"late"` // hits
+	V int `json:"v"`
+	LateHits
 }
 
 func (s *Server) routeLogImports(mux *http.ServeMux) {
@@ -188,7 +203,7 @@ func (s *Server) completeLogImport(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		refuseLogImport(w, err)
 	default:
-		s.log.Info("an import of access logs is complete", "import", id, "late_hits", late, "who", r.URL.Query().Get("who"))
+		s.log.Info("an import of access logs is complete", "import", id, "late_hits", late.Late, "who", r.URL.Query().Get("who"))
 		answer(w, http.StatusOK, CompletedLogImport{shapeVersion, late})
 	}
 }
@@ -207,6 +222,8 @@ func refuseLogImport(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, ErrNoImport):
 		refuse(w, http.StatusNotFound, err.Error(), "sluice import status")
+	case errors.Is(err, ErrLateUnknown):
+		refuse(w, http.StatusServiceUnavailable, err.Error(), "again when MySQL answers, or allow late hits")
 	case errors.Is(err, ErrImportOrder):
 		refuse(w, http.StatusConflict, err.Error(), "")
 	default:
@@ -246,14 +263,14 @@ func (c *Client) TakeLogged(ctx context.Context, id string, wanted SiteRanges, l
 }
 
 // CompleteLogImport has an import delivered. With [ErrLate] nothing has changed.
-func (c *Client) CompleteLogImport(ctx context.Context, id string, allowLate bool, who string) (late int64, err error) {
+func (c *Client) CompleteLogImport(ctx context.Context, id string, allowLate bool, who string) (LateHits, error) {
 	q := url.Values{"who": {who}}
 	if allowLate {
 		q.Set("allow_late", "1")
 	}
 	var done CompletedLogImport
-	err = c.conflicting(ctx, logImportsPath+"/"+url.PathEscape(id)+"/complete?"+q.Encode(), nil, &done, ErrLate)
-	return done.Late, err
+	err := c.conflicting(ctx, logImportsPath+"/"+url.PathEscape(id)+"/complete?"+q.Encode(), nil, &done, ErrLate)
+	return done.LateHits, err
 }
 
 // EndLogImport cancels or forgets an import: what is "cancel" or "forget".
