@@ -331,6 +331,37 @@ func (q *Queue) ForgetImport(id string) error {
 	return errors.Join(next.seen.close(), os.Remove(filepath.Join(q.dir, i.name()+importIDs)))
 }
 
+// forgetLoop looks every hour for imports that are to be forgotten, until stop is closed.
+// The first look comes after an hour: a clock that is wrong at the start may be right by
+// then.
+func (q *Queue) forgetLoop(keep time.Duration, clock *steadyClock, stop <-chan struct{}) {
+	tick := time.NewTicker(expireEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+			now, _ := clock.read()
+			q.forgetOld(now.Add(-keep))
+		}
+	}
+}
+
+// forgetOld drops what is remembered of drained imports that were complete before a time.
+func (q *Queue) forgetOld(before time.Time) {
+	for _, i := range q.Imports() {
+		if i.State != ImportDrained || i.Forgotten || !i.Completed.Before(before) || !q.guard.mayWrite() {
+			continue
+		}
+		if err := q.ForgetImport(i.ID); err != nil {
+			q.log.Error("an old import is not forgotten, will retry", "import", i.ID, "err", err)
+			continue
+		}
+		q.log.Info("the lines of an import were remembered for as long as import.remember says", "import", i.ID)
+	}
+}
+
 // endStream closes a stream of an import and removes its files.
 func (q *Queue) endStream(i *importStream) error {
 	i.stream.stop()

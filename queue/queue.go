@@ -30,6 +30,9 @@ type Options struct {
 	// DeadRetention is how long dead letters are kept. 0 means until they are
 	// requeued.
 	DeadRetention time.Duration
+	// RememberImports is how long the lines of a drained import are known, so that they are
+	// not taken again. 0 means until [Queue.ForgetImport].
+	RememberImports time.Duration
 	// Keys encrypt blocks and dead letters. The zero value leaves them in clear.
 	Keys    Keys
 	Log     *slog.Logger
@@ -153,6 +156,10 @@ func (q *Queue) open(o Options) error {
 	}
 	if err != nil {
 		return errors.Join(err, q.Close())
+	}
+	if o.RememberImports > 0 {
+		clock := newSteadyClock(q.now)
+		q.wg.Go(func() { q.forgetLoop(o.RememberImports, &clock, q.stopGuard) }) // ended by Close
 	}
 	if o.DeadRetention > 0 {
 		r := newRetention(q, o.DeadRetention)

@@ -15,24 +15,42 @@ const expireEvery = time.Hour
 
 // A retention removes the dead letters that have been kept for long enough.
 //
-// Clocks are set, and what a wrong one has removed is gone. So age is counted on a
-// clock that a jump cannot push ahead: it begins with the wall clock of the opening,
-// runs with the monotonic one and is never ahead of the wall clock. And the opening
-// itself may see a wrong clock: the run at the start removes only what the last
+// What a wrong clock has removed is gone, so age is counted on a [steadyClock]. And the
+// opening itself may see a wrong clock: the run at the start removes only what the last
 // hourly run before it would have removed, too, and the first that believes the
 // clock of the opening comes an hour later. Where this errs, letters stay longer.
 type retention struct {
-	q       *Queue
-	keep    time.Duration
-	opened  time.Time            // by the wall clock
-	elapsed func() time.Duration // since then, by the monotonic clock
+	q    *Queue
+	keep time.Duration
+	steadyClock
 
 	behind bool // the wall clock was seen to be ahead
 }
 
 func newRetention(q *Queue, keep time.Duration) *retention {
+	return &retention{q: q, keep: keep, steadyClock: newSteadyClock(q.now)}
+}
+
+// A steadyClock is one that no jump pushes ahead: it begins with the wall clock of the
+// opening, runs with the monotonic one and is never ahead of the wall clock.
+type steadyClock struct {
+	now     func() time.Time     // the wall clock
+	opened  time.Time            // by it
+	elapsed func() time.Duration // since then, by the monotonic clock
+}
+
+func newSteadyClock(now func() time.Time) steadyClock {
 	began := time.Now()
-	return &retention{q: q, keep: keep, opened: q.now(), elapsed: func() time.Duration { return time.Since(began) }}
+	return steadyClock{now: now, opened: now(), elapsed: func() time.Duration { return time.Since(began) }}
+}
+
+// read gives the time, and how far the wall clock is ahead of it.
+func (c *steadyClock) read() (t time.Time, ahead time.Duration) {
+	wall, own := c.now(), c.opened.Add(c.elapsed())
+	if wall.Before(own) {
+		return wall, 0
+	}
+	return own, wall.Sub(own)
 }
 
 // run looks once and then every hour, until stop is closed.
@@ -54,14 +72,14 @@ func (r *retention) run(stop <-chan struct{}) {
 
 // clock is the time that age is counted by, in Unix nanoseconds.
 func (r *retention) clock() int64 {
-	wall, own := r.q.now(), r.opened.Add(r.elapsed())
-	if ahead := wall.Sub(own) > expireEvery; ahead != r.behind {
+	now, by := r.read()
+	if ahead := by > expireEvery; ahead != r.behind {
 		r.behind = ahead
 		if ahead {
-			r.q.log.Warn("the clock was set ahead; dead letters are kept that much longer until the next start", "by", wall.Sub(own).Round(time.Second))
+			r.q.log.Warn("the clock was set ahead; dead letters are kept that much longer until the next start", "by", by.Round(time.Second))
 		}
 	}
-	return min(wall.UnixNano(), own.UnixNano())
+	return now.UnixNano()
 }
 
 func (r *retention) atStart() error {

@@ -124,7 +124,8 @@ func (e *edge) openQueue() error {
 		return err
 	}
 	options := queue.Options{
-		Dir: dir, Reserve: int64(e.settings.Queue.Reserve), MaxSize: int64(e.settings.Queue.MaxSize), DeadRetention: e.settings.Queue.DeadRetention, Keys: keys,
+		Dir: dir, Reserve: int64(e.settings.Queue.Reserve), MaxSize: int64(e.settings.Queue.MaxSize), DeadRetention: e.settings.Queue.DeadRetention,
+		RememberImports: e.settings.Import.Remember, Keys: keys,
 		Log: e.log.With("part", "queue"), Metrics: e.set,
 	}
 	q, err := queue.Open(options)

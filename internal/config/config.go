@@ -61,6 +61,7 @@ type Settings struct {
 	Proxy    ProxySettings    `embed:"" prefix:"proxy." group:"Visitors"`
 	Assets   AssetSettings    `embed:"" prefix:"assets." group:"Visitors"`
 	Queue    QueueSettings    `embed:"" prefix:"queue." group:"Queue"`
+	Import   ImportSettings   `embed:"" prefix:"import." group:"Queue"`
 	Sink     SinkSettings     `embed:"" prefix:"sink." group:"Feeding Matomo"`
 	Gate     GateSettings     `embed:"" prefix:"gate." group:"Archiving"`
 	Shutdown ShutdownSettings `embed:"" prefix:"shutdown." group:"Process"`
@@ -165,6 +166,11 @@ type QueueSettings struct {
 	Reserve       ByteSize      `name:"reserve" default:"0" min:"64MiB" max:"1TiB" zero:"2 % of the disk, at least 512MiB" help:"Space that is left free on the disk: below it no hit is accepted any more. 0 is 2 % of the disk, at least 512MiB."`
 	MaxSize       ByteSize      `name:"max-size" default:"0" min:"256MiB" max:"1PiB" zero:"none" help:"Most that the queue may take of the disk; 0 is no limit but the reserve."`
 	DeadRetention time.Duration `name:"dead-retention" default:"0" min:"1h" max:"87600h" zero:"until they are sent again" help:"How long buried hits are kept, such as 720h; then they are removed and counted. 0 is until they are sent again."`
+}
+
+// ImportSettings is about imports of access logs.
+type ImportSettings struct {
+	Remember time.Duration `name:"remember" default:"9600h" min:"24h" max:"87600h" zero:"until import forget" help:"How long the lines of an import are known, so that they are not taken again. 9600h is 400 days; 0 is until sluice import forget."`
 }
 
 // SinkSettings says how Matomo is fed.
