@@ -149,7 +149,9 @@ func (f *accessFormat) appendAddress(b []byte, a netip.Addr) []byte {
 }
 
 // appendCombined appends a line as Apache's and nginx's "combined". Quotes,
-// backslashes and what is not printable ASCII are written as \xHH, as nginx does.
+// backslashes and what is not printable ASCII are written as \xHH, as nginx does. Behind
+// it stands " hits=" and how many were stored, if the request tracks: so sluice import
+// knows the line again.
 func (f *accessFormat) appendCombined(b []byte, e *accessEntry) []byte {
 	b = f.appendAddress(b, e.visitor)
 	b = append(b, " - - ["...)
@@ -168,8 +170,12 @@ func (f *accessFormat) appendCombined(b []byte, e *accessEntry) []byte {
 	b = append(b, ` "`...)
 	b = appendFilled(b, f.appendURL(scratch[:0], e.referer))
 	b = append(b, `" "`...)
-	b = appendFilled(b, e.userAgent)
-	return append(b, '"', '\n')
+	b = append(appendFilled(b, e.userAgent), '"')
+	if e.handled == handledTracking {
+		b = append(b, " hits="...)
+		b = strconv.AppendInt(b, int64(e.hits), 10)
+	}
+	return append(b, '\n')
 }
 
 func appendFilled(b, s []byte) []byte {

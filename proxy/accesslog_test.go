@@ -20,8 +20,8 @@ import (
 	"sluice/internal/phpform"
 )
 
-// combinedLine is what reads Apache's combined format.
-var combinedLine = regexp.MustCompile(`^(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] "((?:[^"\\]|\\x[0-9A-F]{2})*)" (\d{3}) (\d+) "((?:[^"\\]|\\x[0-9A-F]{2})*)" "((?:[^"\\]|\\x[0-9A-F]{2})*)"$`)
+// combinedLine is what reads Apache's combined format, and what stands behind it.
+var combinedLine = regexp.MustCompile(`^(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] "((?:[^"\\]|\\x[0-9A-F]{2})*)" (\d{3}) (\d+) "((?:[^"\\]|\\x[0-9A-F]{2})*)" "((?:[^"\\]|\\x[0-9A-F]{2})*)"(?: hits=\d+)?$`)
 
 // logLines reads the log's lines once there are n.
 func (r *rig) logLines(t *testing.T, file string, n int) []string {
@@ -53,7 +53,7 @@ func TestAccessLog(t *testing.T) {
 			mask int
 			want []string
 		}{
-			{"combined", AccessLog{Format: AccessLogCombined, MaskAddress: 2}, 0, []string{`192.0.0.0 - - [`, `] "GET /matomo.php HTTP/1.1" 200 43 "https://***@a.example/x" "Mo\x22z\x5C\xFF"`}},
+			{"combined", AccessLog{Format: AccessLogCombined, MaskAddress: 2}, 0, []string{`192.0.0.0 - - [`, `] "GET /matomo.php HTTP/1.1" 200 43 "https://***@a.example/x" "Mo\x22z\x5C\xFF" hits=1`}},
 			{"with queries", AccessLog{Format: AccessLogCombined, Query: true}, 0, []string{`192.0.2.77 - - [`, `"GET /matomo.php?idsite=1&rec=1&x=%22&token_auth=*** HTTP/1.1" 200 43 "https://***@a.example/x?token_auth=***"`}},
 			{"masked as on disk", AccessLog{Format: AccessLogCombined}, 3, []string{`192.0.0.0 - - [`}},
 			{"JSON", AccessLog{Format: AccessLogJSON, MaskAddress: 1}, 0, []string{`"remote":"192.0.2.0","host":"stats.example","method":"GET","path":"/matomo.php","proto":"HTTP/1.1","status":200,"bytes":43,"duration":0.`,

@@ -63,6 +63,26 @@ func TestJudgesKnowWhatIsUnderWay(t *testing.T) {
 	if want := []bool{true, false}; !slices.Equal(busy.recorded, want) {
 		t.Errorf("asked with recorded %v, want %v", busy.recorded, want)
 	}
+	if q.witness != nil {
+		t.Error("what is handed out is still noted")
+	}
+	verifyAndClose(t, q)
+}
+
+// TestManyLateHits: hits are judged in parts, and each counts.
+func TestManyLateHits(t *testing.T) {
+	q := openAt(t, t.TempDir())
+	id := mustBegin(t, q)
+	var seconds []int
+	for n := range 2*lateChunk + 2 {
+		seconds = append(seconds, n)
+	}
+	mustImport(t, q, id, seconds...)
+	newest, _ := oldSet(2*lateChunk + 1)
+	j := &testJudge{handed: []hit.Pending{{ReceivedAt: newest.ReceivedAt}}}
+	if n, err := q.CompleteImport(t.Context(), id, false, j); n != 2*lateChunk+1 || !errors.Is(err, ErrLate) || len(j.recorded) != 3 {
+		t.Errorf("%d late hits in %d parts, %v", n, len(j.recorded), err)
+	}
 	verifyAndClose(t, q)
 }
 

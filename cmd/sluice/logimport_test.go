@@ -153,40 +153,90 @@ func TestImportOfBadLogs(t *testing.T) {
 	}
 }
 
-// TestLateImport: hits that are older than what was delivered of their site wait for an
-// order.
+// delivered waits until Matomo has n hits, and sees that no more come.
+func delivered(t *testing.T, m *testkit.Matomo, n int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := m.WaitRecorded(ctx, n); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // more would come by then
+	if got := len(m.Recorded()); int64(got) != n {
+		t.Fatalf("%d hits are recorded, want %d", got, n)
+	}
+}
+
+// TestLateImport: hits that are older than what was delivered wait for an order. With an
+// account on MySQL only hits of the same visitors are.
 func TestLateImport(t *testing.T) {
-	m := testkit.NewMatomo(testkit.MatomoConfig{})
-	s := startServer(t, filepath.Join(t.TempDir(), "data"), m.Serve(t), "--matomo.token-file="+file(t, "token", testkit.SuperToken, 0o600))
-	delivered := func(n int64) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		if err := m.WaitRecorded(ctx, n); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(200 * time.Millisecond) // more would come by then
-		if got := len(m.Recorded()); int64(got) != n {
-			t.Fatalf("%d hits are recorded, want %d", got, n)
-		}
+	for _, by := range []string{"site", "visitor"} {
+		t.Run(by, func(t *testing.T) {
+			var mc testkit.MatomoConfig
+			flags := []string{"--matomo.token-file=" + file(t, "token", testkit.SuperToken, 0o600)}
+			who, want := "sites", int64(2)
+			if by == "visitor" {
+				db := testkit.StartMariaDB(t)
+				db.CreateMatomo("matomo", "matomo_")
+				mc.Rows = testkit.OpenRows(t, db, "matomo", "matomo_")
+				flags = append(flags, "--mysql.dsn-file="+file(t, "dsn", fmt.Sprintf("root@tcp(%s)/matomo", db.Addr()), 0o600))
+				who, want = "visitors", 1
+			}
+			m := testkit.NewMatomo(mc)
+			s := startServer(t, filepath.Join(t.TempDir(), "data"), m.Serve(t), flags...)
+			if got := s.hit("idsite=1&rec=1&_id=1111111111111111"); got != http.StatusOK {
+				t.Fatal(got)
+			}
+			delivered(t, m, 1)
+			of := func(n int, id string) string {
+				return strings.Replace(logLine(n), "idsite=1", "idsite=1&_id="+id, 1)
+			}
+			log := writeLog(t, filepath.Join(t.TempDir(), "a.log"), of(0, "2222222222222222"), logLine(1), of(3, "1111111111111111"))
+			if dry, _ := s.importing(exitOK, "--dry-run", log); dry.Late != want || dry.LateBy != by {
+				t.Errorf("%+v", dry)
+			}
+			sum, stderr := s.importing(exitFailed, log)
+			if sum.Late != want || sum.LateBy != by || sum.State != "open" || !strings.Contains(stderr, fmt.Sprintf("%d hits are older", want)) ||
+				!strings.Contains(stderr, "for the same "+who) || !strings.Contains(stderr, "sluice import complete "+sum.Import+" --allow-late") {
+				t.Errorf("%+v, %s", sum, stderr)
+			}
+			delivered(t, m, 1)
+			if code, _, stderr := s.run("import", "complete", sum.Import); code != exitFailed || !strings.Contains(stderr, fmt.Sprintf("%d hits", want)) {
+				t.Errorf("exit %d, %s", code, stderr)
+			}
+			if code, _, stderr := s.run("import", "complete", "--allow-late", sum.Import); code != exitOK {
+				t.Errorf("exit %d, %s", code, stderr)
+			}
+			delivered(t, m, 4)
+		})
 	}
-	if got := s.hit("idsite=1&rec=1"); got != http.StatusOK {
-		t.Fatal(got)
+}
+
+// TestImportOfItsOwnLog: what Sluice has taken is known by its own log, in both formats.
+func TestImportOfItsOwnLog(t *testing.T) {
+	for _, format := range []string{"combined", "json"} {
+		t.Run(format, func(t *testing.T) {
+			dir := t.TempDir()
+			log := filepath.Join(dir, "access.log")
+			s := startServer(t, filepath.Join(dir, "data"), nobody, "--proxy.access-log="+format, "--proxy.access-log-query=on", "--proxy.access-log-file="+log)
+			for _, query := range []string{"idsite=1&rec=1&r=1", "idsite=1&rec=1&r=2", "idsite=1"} {
+				if got := s.hit(query); got != http.StatusOK {
+					t.Fatal(got)
+				}
+			}
+			if got := s.hit("idsite=1&rec=1&cip=192.0.2.1"); got == http.StatusOK {
+				t.Fatal("a foreign address was taken")
+			}
+			var text []byte
+			for deadline := time.Now().Add(10 * time.Second); bytes.Count(text, []byte("\n")) < 4 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+				text, _ = os.ReadFile(log) // it may not be there yet
+			}
+			sum, _ := s.importing(exitOK, log)
+			if sum.Lines != 4 || sum.Hits != 0 || sum.Skipped["taken by Sluice itself"] != 3 || sum.Skipped["Matomo refuses them"] != 1 {
+				t.Errorf("%+v of\n%s", sum, text)
+			}
+		})
 	}
-	delivered(1)
-	log := writeLog(t, filepath.Join(t.TempDir(), "a.log"), logLine(0), logLine(1), logLine(3))
-	sum, stderr := s.importing(exitFailed, log)
-	if sum.Late != 2 || sum.State != "open" || !strings.Contains(stderr, "2 hits are older") || !strings.Contains(stderr, "sluice import complete "+sum.Import+" --allow-late") {
-		t.Errorf("%+v, %s", sum, stderr)
-	}
-	delivered(1)
-	if code, _, stderr := s.run("import", "complete", sum.Import); code != exitFailed || !strings.Contains(stderr, "2 hits") {
-		t.Errorf("exit %d, %s", code, stderr)
-	}
-	if code, _, stderr := s.run("import", "complete", "--allow-late", sum.Import); code != exitOK {
-		t.Errorf("exit %d, %s", code, stderr)
-	}
-	delivered(4)
 }
 
 // TestKilledImports: whenever the command or the edge dies, the command given again comes

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -213,7 +214,8 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	case !mayTrack(r.Target):
 		l.sum.Skipped["not tracking"]++
 		return nil
-	case r.Hits > 0:
+	case r.Hits >= 0 && r.Status < http.StatusBadRequest:
+		// Also with 0 hits: a retry, one that was passed to Matomo, or nothing to be stored.
 		l.sum.Skipped["taken by Sluice itself"]++
 		return nil
 	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):

@@ -116,7 +116,7 @@ func Names() []string { return slices.Clone(names) }
 
 // Named returns the format of a name:
 //
-//	common, combined     of Apache and nginx
+//	common, combined     of Apache and nginx; combined is what Sluice writes, too
 //	common-vhost,        the same behind the name of a host, which may have a port
 //	combined-vhost
 //	nginx-main           combined with X-Forwarded-For, as nginx.org's packages have it
@@ -170,6 +170,7 @@ func either(name, spec string) (*Format, error) {
 	}
 	t := f.grammar.(*template)
 	t.escape = escapeEither
+	t.own = name == "combined"
 	for i := range t.items {
 		t.items[i].end = true
 	}

@@ -57,6 +57,32 @@ func described(r *Record) string {
 	return b.String()
 }
 
+// TestHitsBehindALine: Sluice's own combined lines say what was stored, and nobody else can.
+func TestHitsBehindALine(t *testing.T) {
+	const line = `192.0.2.7 - - [28/Nov/2026:12:45:52 +0000] "GET /matomo.php HTTP/1.1" 200 43 "-" "agent`
+	for _, tt := range []struct {
+		rest string
+		hits int
+		ok   bool
+	}{
+		{`"`, -1, true},
+		{`" hits=0`, 0, true},
+		{`" hits=12`, 12, true},
+		{`" hits=`, 0, false},
+		{`" hits=-1`, 0, false},
+		{`" hits=1 `, 0, false},
+		{`\" hits=1"`, -1, true},
+		{`\x22 hits=1"`, -1, true},
+		{` hits=1`, 0, false},
+	} {
+		var r Record
+		err := named(t, "combined").NewParser().Parse([]byte(line+tt.rest), &r)
+		if (err == nil) != tt.ok || tt.ok && r.Hits != tt.hits {
+			t.Errorf("%s: %d hits, %v", tt.rest, r.Hits, err)
+		}
+	}
+}
+
 func TestWhatIsNoRecordIsAnErrorThatSaysWhere(t *testing.T) {
 	const good = `192.0.2.7 - - [28/Nov/2026:12:45:52 +0000] "GET /secret HTTP/1.1" 200 43 "-" "secret"`
 	change := func(from, to string) string { return strings.Replace(good, from, to, 1) }

@@ -73,7 +73,7 @@ type Record struct {
 	Body     []byte // of the request; nginx has it only if it had it in memory
 
 	// Hits is how many hits Sluice stored for the request, by its own log, and -1
-	// by any other.
+	// by any other, or if the request did not track.
 	Hits int
 
 	// Inexact says that a value is not what was sent: the server wrote U+FFFD in place

@@ -10,6 +10,7 @@ type template struct {
 	head   []byte // stands before the first field
 	items  []item
 	escape escaping
+	own    bool // Sluice writes it, too, and says at the end of a line what it stored
 }
 
 type kind uint8
@@ -76,10 +77,29 @@ type scan struct {
 	time           place
 }
 
+// cutHits takes from a line what Sluice writes behind its last quotation mark, which no
+// client can write there.
+func cutHits(s []byte, r *Record) []byte {
+	const mark = `" hits=`
+	i := bytes.LastIndex(s, []byte(mark))
+	if i < 0 {
+		return s
+	}
+	n, ok := number(s[i+len(mark):])
+	if !ok {
+		return s
+	}
+	r.Hits = int(n)
+	return s[:i+1]
+}
+
 // parse reads a line. Its errors have positions.
 func (t *template) parse(p *Parser, s []byte, r *Record) error {
 	if !bytes.HasPrefix(s, t.head) {
 		return fault("line", 0, ErrMismatch)
+	}
+	if t.own {
+		s = cutHits(s, r)
 	}
 	sc := &p.scan
 	*sc = scan{}
