@@ -114,16 +114,15 @@ func (q *Queue) Imports() []Import {
 	return out
 }
 
-// countImports counts those in a state.
-func (q *Queue) countImports(state ImportState) (n int) {
-	q.mu.RLock()
-	defer q.mu.RUnlock()
-	for _, i := range q.imports {
+// countImports counts those in a state, and their hits that are not settled.
+func (q *Queue) countImports(state ImportState) (n int, pending int64) {
+	for _, i := range q.Imports() {
 		if i.State == state {
 			n++
+			pending += i.Accepted - i.Delivered - i.Invalid - i.Dead
 		}
 	}
-	return n
+	return n, pending
 }
 
 // BeginImport opens an import of hits that were received from one time to another, as far

@@ -48,7 +48,14 @@ func newInstruments(set *metrics.Set, q *Queue) *instruments {
 		set.NewGauge(name, func() float64 { return get(q.Stats()) })
 	}
 	gauge("sluice_queue_pending_hits", func(s Stats) float64 { return float64(s.Pending) })
-	set.NewGauge("sluice_queue_imports_open", func() float64 { return float64(q.countImports(ImportOpen)) })
+	for _, state := range []ImportState{ImportOpen, ImportComplete, ImportDrained} {
+		set.NewGauge(fmt.Sprintf("sluice_queue_imports{state=%q}", state), func() float64 { n, _ := q.countImports(state); return float64(n) })
+	}
+	set.NewGauge("sluice_queue_import_pending_hits", func() float64 {
+		_, open := q.countImports(ImportOpen)
+		_, complete := q.countImports(ImportComplete)
+		return float64(open + complete)
+	})
 	gauge("sluice_queue_pending_bytes", func(s Stats) float64 { return float64(s.PendingBytes) })
 	gauge("sluice_queue_oldest_age_seconds", func(s Stats) float64 {
 		if s.OldestLiveAt == 0 {

@@ -68,6 +68,7 @@ func TestLateJudge(t *testing.T) {
 		{"nobody, half an hour before somebody", one(3201, ""), true, false},
 		{"nobody, the step of 5000 is over", one(2399, ""), false, false},
 		{"nobody, after all", one(7001, ""), false, false},
+		{"nobody, in the second of the last", one(7000, ""), false, false},
 		{"nobody, site 3, under way", site(3, one(8000, "")), true, true},
 		{"nobody, site 3, long before", site(3, one(6000, "")), false, false},
 		{"no site", site(0, one(1, "_id=1111111111111111")), false, false},

@@ -162,7 +162,7 @@ func TestCodeKnowsAllMetrics(t *testing.T) {
 }
 
 // lazyMetrics appear with the first event that they count.
-var lazyMetrics = []string{"sluice_proxy_bad_input_total", "sluice_proxy_upstream_errors_total", "sluice_queue_dead_hits_total", "sluice_queue_dead_expired_hits_total"}
+var lazyMetrics = []string{"sluice_proxy_bad_input_total", "sluice_proxy_upstream_errors_total", "sluice_queue_dead_hits_total", "sluice_queue_dead_expired_hits_total", "sluice_queue_import_requests_total"}
 
 func TestARunningEdgeExportsAllMetrics(t *testing.T) {
 	s := startServer(t, t.TempDir(), nobody)

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
+
 	"sluice/internal/admin"
 	"sluice/internal/hit"
 	"sluice/proxy"
@@ -26,6 +28,7 @@ type logImportRoom struct {
 	queue *queue.Queue
 	proxy *proxy.Server
 	sink  *sink.Sink
+	set   *metrics.Set
 }
 
 // List is part of [admin.LogImports].
@@ -148,7 +151,13 @@ func (r logImportRoom) Take(ctx context.Context, id string, dry bool, wanted adm
 			}
 		}
 	}
-	return taken, store()
+	if err := store(); err != nil || dry {
+		return taken, err
+	}
+	for verdict, n := range taken.Requests {
+		r.set.GetOrCreateCounter(fmt.Sprintf("sluice_queue_import_requests_total{verdict=%q}", verdict)).Add(int(n))
+	}
+	return taken, nil
 }
 
 // countLate adds what would be late of what a dry run would take.

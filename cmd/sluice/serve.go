@@ -337,7 +337,7 @@ func (e *edge) buildAdmin(key string) error {
 		Listen: string(s.Admin.Listen), Hosts: hosts, Token: e.secrets.AdminToken.Reveal(), Control: key, Listener: e.sockets.admin, TLS: adminTLS,
 		Edge: s.EdgeID, Version: build().Version,
 	}, admin.Parts{
-		Queue: room, Reader: room, DeadLetters: room, Importer: room, LogImports: logImportRoom{e.queue, e.proxy, e.sink}, Drain: drainRoom{e.sink}, Assets: assetRoom{e.assets}, Reloader: reloader{e}, Gate: e.gate.Handler(), Checks: e.checks(),
+		Queue: room, Reader: room, DeadLetters: room, Importer: room, LogImports: logImportRoom{e.queue, e.proxy, e.sink, e.set}, Drain: drainRoom{e.sink}, Assets: assetRoom{e.assets}, Reloader: reloader{e}, Gate: e.gate.Handler(), Checks: e.checks(),
 		Metrics: []*metrics.Set{e.set}, Log: e.log.With("part", "admin"),
 	})
 	if err != nil {
