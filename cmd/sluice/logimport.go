@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -105,7 +103,7 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 		if _, err := client.Stats(ctx); err != nil {
 			return err
 		}
-		sum := &logSum{V: 1, DryRun: c.DryRun, Files: []logSumFile{}, Skipped: map[string]int64{}, Faulty: map[string]int64{}, Faults: []logFault{}, Sites: map[string]int64{}}
+		sum := newLogSum(c.DryRun)
 		tell := func(s string) {
 			if !c.JSON {
 				o.printf("--  %s\n", s)
@@ -205,20 +203,12 @@ func (l *logReader) send(ctx context.Context, client *admin.Client, batch []*log
 	for i, verdict := range taken.Verdicts {
 		switch verdict {
 		case "taken":
-		case "known":
-			l.sum.Skipped["imported before"]++
 		case "elsewhere":
-			l.sum.Skipped["not tracking"]++
-		case "nothing":
-			l.sum.Skipped["Matomo records nothing"]++
-		case "refused":
-			l.sum.Skipped["Matomo refuses them"]++
-		case "other_sites":
-			l.sum.Skipped["of other sites"]++
+			l.sum.skip("not_tracking", batch[i].file, batch[i].line)
+		case "known", "nothing", "refused", "without_body", "other_sites":
+			l.sum.skip(verdict, batch[i].file, batch[i].line)
 		case "mixed_sites":
-			l.sum.fault("mixed_sites", batch[i].file, batch[i].line, "a bulk of hits of wanted and of other sites")
-		case "without_body":
-			l.sum.Skipped["POST without a body in the log"]++
+			l.sum.fault(verdict, batch[i].file, batch[i].line, "")
 		default:
 			l.sum.fault("not_parsed", batch[i].file, batch[i].line, "its address or its path is none")
 		}
@@ -228,46 +218,6 @@ func (l *logReader) send(ctx context.Context, client *admin.Client, batch []*log
 		l.tell(number(l.sum.Hits) + " hits taken")
 	}
 	return nil
-}
-
-// logSum prints what became of the lines.
-func (o *printer) logSum(s *logSum) {
-	verb := "taken"
-	if s.DryRun {
-		verb = "would be taken"
-	}
-	o.printf("%s  %s hits %s, of %s lines in %d files\n", o.mark(toneOK), number(s.Hits), verb, number(s.Lines), len(s.Files))
-	for _, site := range slices.Sorted(maps.Keys(s.Sites)) {
-		o.printf("    site %s: %s\n", site, number(s.Sites[site]))
-	}
-	for _, why := range slices.Sorted(maps.Keys(s.Skipped)) {
-		o.printf("--  %s passed over: %s\n", number(s.Skipped[why]), why)
-	}
-	if s.Late != 0 {
-		o.printf("%s  %s\n", o.mark(toneWarn), lateText(s.LateHits))
-	}
-	for _, why := range slices.Sorted(maps.Keys(s.Faulty)) {
-		o.printf("%s  %s: %s\n", o.mark(toneBad), strings.ReplaceAll(why, "_", " "), number(s.Faulty[why]))
-	}
-	for _, f := range s.Faults {
-		where := printable(f.File)
-		if f.Line > 0 {
-			where += ", line " + strconv.FormatInt(f.Line, 10)
-		}
-		o.printf("    %s: %s\n", where, printable(f.Why))
-	}
-}
-
-// lateText says how many hits are late, by what is known.
-func lateText(l admin.LateHits) string {
-	if l.Late < 0 {
-		return "it is not known how many hits are older than hits already recorded for the same visitors: MySQL does not answer"
-	}
-	text := number(l.Late) + " hits are older than hits already recorded for the same visitors"
-	if l.LateBy == "site" {
-		text = number(l.Late) + " hits are older than hits already delivered for the same sites (an account on MySQL would tell by visitor)"
-	}
-	return text
 }
 
 type logStatusCommand struct {

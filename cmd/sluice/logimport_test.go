@@ -81,14 +81,14 @@ func TestImportOfLogs(t *testing.T) {
 		t.Errorf("dry run: %+v", dry)
 	}
 	sum, _ := s.importing(exitOK, files...)
-	if sum.Hits != n || sum.Sites["1"] != n/3 || sum.State != "complete" || sum.Skipped["not tracking"] != 1 || sum.Skipped["in another file, too"] != int64(len(logs[3])+len(logs[0])-700) {
+	if sum.Hits != n || sum.Sites["1"] != n/3 || sum.State != "complete" || sum.count("not_tracking") != 1 || sum.count("duplicate") != int64(len(logs[3])+len(logs[0])-700) {
 		t.Errorf("first: %+v", sum)
 	}
 	if code, stdout, _ := s.run("queue", "stats"); code != exitOK || !strings.Contains(stdout, "accepted 3,000 ") || !strings.Contains(stdout, "oldest 2026-03-01 12:00:00") {
 		t.Errorf("exit %d, %s", code, stdout)
 	}
 	again, _ := s.importing(exitOK, slices.Concat(files[2:], files[:2])...)
-	if again.Hits != 0 || again.Skipped["imported before"] != n || again.Import != "" {
+	if again.Hits != 0 || again.count("known") != n || again.Import != "" {
 		t.Errorf("again: %+v", again)
 	}
 	more, _ := s.importing(exitOK, files[0], writeLog(t, filepath.Join(dir, "more.log"), logLine(n), logLine(n+1)))
@@ -132,14 +132,19 @@ func TestImportOfBadLogs(t *testing.T) {
 	sum, _ := s.importing(exitFailed, bad, cut, filepath.Join(dir, "missing.log"), writeLog(t, filepath.Join(dir, "strange"), "a\nb\n"))
 	want := map[string]int64{"not_parsed": 2, "too_long": 1, "damaged": 1, "unreadable": 1, "unknown_format": 1}
 	for why, n := range want {
-		if sum.Faulty[why] != n {
-			t.Errorf("%s: %d, want %d", why, sum.Faulty[why], n)
+		if sum.count(why) != n {
+			t.Errorf("%s: %d, want %d", why, sum.count(why), n)
 		}
 	}
-	if sum.Skipped["POST without a body in the log"] != 1 || sum.Skipped["Matomo refuses them"] != 1 || sum.Skipped["cut last line"] < 1 || sum.Hits < 44+1000 || sum.State != "complete" {
+	if sum.count("without_body") != 1 || sum.count("refused") != 1 || sum.count("cut_last_line") < 1 || sum.Hits < 44+1000 || sum.State != "complete" {
 		t.Errorf("%+v", sum)
 	}
-	places := fmt.Sprint(sum.Faults)
+	var places string
+	for _, tally := range sum.Faulty {
+		for _, s := range tally.Servers {
+			places += fmt.Sprint(s.Examples)
+		}
+	}
 	for _, want := range []string{bad + " 21 ", bad + " 22 ", bad + " 23 ", cut, "missing.log", "strange"} {
 		if !strings.Contains(places, want) {
 			t.Errorf("%q is not told: %s", want, places)
@@ -148,7 +153,7 @@ func TestImportOfBadLogs(t *testing.T) {
 	if strings.Contains(places, "192.0.2") {
 		t.Errorf("visitors are shown: %s", places)
 	}
-	if failed, _ := s.importing(exitOK, "--status=500-599", "--dry-run", writeLog(t, filepath.Join(dir, "one.log"), lines[25], lines[26])); failed.Skipped["imported before"] != 1 || failed.Skipped["another --status"] != 1 {
+	if failed, _ := s.importing(exitOK, "--status=500-599", "--dry-run", writeLog(t, filepath.Join(dir, "one.log"), lines[25], lines[26])); failed.count("known") != 1 || failed.count("other_status") != 1 {
 		t.Errorf("%+v", failed)
 	}
 }
@@ -232,7 +237,7 @@ func TestImportOfItsOwnLog(t *testing.T) {
 				text, _ = os.ReadFile(log) // it may not be there yet
 			}
 			sum, _ := s.importing(exitOK, log)
-			if sum.Lines != 4 || sum.Hits != 0 || sum.Skipped["taken by Sluice itself"] != 3 || sum.Skipped["Matomo refuses them"] != 1 {
+			if sum.Lines != 4 || sum.Hits != 0 || sum.count("taken_by_sluice") != 3 || sum.count("refused") != 1 {
 				t.Errorf("%+v of\n%s", sum, text)
 			}
 		})

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"net/http"
 	"net/netip"
@@ -25,7 +27,7 @@ type logReader struct {
 	how    logReading
 	sorter *accesslog.Sorter
 	ranges accesslog.Ranges
-	files  []logFile
+	files  []*logFile
 	sum    *logSum
 	tell   func(string) // progress
 	told   time.Time
@@ -44,50 +46,13 @@ type logReading struct {
 // A logFile is one of the files that are read.
 type logFile struct {
 	name   string
+	server string // whose log it is
 	format *accesslog.Format
 	parser *accesslog.Parser
 	fields []byte // the directive that was in force last: a parser that goes back needs it
-}
 
-// logSum counts what became of lines. It is what --json prints.
-type logSum struct {
-	V       int              `json:"v"`
-	Import  string           `json:"import,omitempty"`
-	DryRun  bool             `json:"dry_run"`
-	Files   []logSumFile     `json:"files"`
-	Lines   int64            `json:"lines"`
-	Skipped map[string]int64 `json:"skipped"` // lines, by why
-	Faulty  map[string]int64 `json:"faulty"`  // lines and files, by why
-	Faults  []logFault       `json:"faults"`  // the first of each
-	Hits    int64            `json:"hits"`    // taken
-	Sites   map[string]int64 `json:"sites"`   // hits by site
-	admin.LateHits
-	From  *time.Time `json:"from"`
-	To    *time.Time `json:"to"`
-	State string     `json:"state"` // open, complete, or "" when nothing was taken
-}
-
-type logSumFile struct {
-	Name   string `json:"name"`
-	Format string `json:"format"`
-	Lines  int64  `json:"lines"`
-}
-
-// A logFault is an example.
-type logFault struct {
-	File string `json:"file"`
-	Line int64  `json:"line,omitempty"`
-	Why  string `json:"why"`
-}
-
-// maxLogFaults is how many examples are kept of one reason.
-const maxLogFaults = 3
-
-// fault counts something that is wrong.
-func (s *logSum) fault(kind, file string, line int64, why string) {
-	if s.Faulty[kind]++; s.Faulty[kind] <= maxLogFaults {
-		s.Faults = append(s.Faults, logFault{file, line, why})
-	}
+	noted int    // of the tracking requests
+	held  []bool // by them, in the order of logLacks
 }
 
 // read takes in all files. An error ends the import; what is wrong with a file or a line
@@ -95,10 +60,10 @@ func (s *logSum) fault(kind, file string, line int64, why string) {
 func (l *logReader) read(ctx context.Context, arguments []string) error {
 	paths, repeats, problems := accesslog.Expand(arguments)
 	for _, p := range problems {
-		l.sum.fault("unreadable", "", 0, p.Error())
+		l.unreadable(l.open(p.Name), p.Err)
 	}
 	for _, r := range repeats {
-		l.sum.Skipped["files named twice"]++
+		l.sum.skip("named_twice", l.open(r.Name), 0)
 		l.tell(fmt.Sprintf("%s is %s and is read once", printable(r.Name), printable(r.Of)))
 	}
 	for _, p := range paths {
@@ -109,14 +74,26 @@ func (l *logReader) read(ctx context.Context, arguments []string) error {
 	return nil
 }
 
+// open begins with a file. Without --server each log is taken for a server's own.
+func (l *logReader) open(name string) *logFile {
+	return &logFile{name: name, server: cmp.Or(l.how.server, accesslog.LogOf(name)), format: l.how.format}
+}
+
+func (l *logReader) unreadable(f *logFile, err error) {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err // the file is named beside it
+	}
+	l.sum.fault("unreadable", f, 0, err.Error())
+}
+
 func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
+	f := l.open(p.Name)
 	in, err := p.Open()
 	if err != nil {
-		l.sum.fault("unreadable", p.Name, 0, err.Error())
+		l.unreadable(f, err)
 		return nil
 	}
 	defer in.Close()
-	f := logFile{name: p.Name, format: l.how.format}
 	index := int32(len(l.files))
 	next, stop := iter.Pull2(accesslog.Lines(in))
 	defer stop()
@@ -139,7 +116,7 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 	if f.format == nil {
 		if f.format, err = accesslog.Detect(texts); err != nil {
 			if len(sample) > 0 || ended != nil {
-				l.sum.fault("unknown_format", p.Name, 0, errors.Join(err, ended).Error())
+				l.sum.fault("unknown_format", f, 0, errors.Join(err, ended).Error())
 			}
 			return nil
 		}
@@ -149,7 +126,7 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 	}
 	f.parser = f.format.NewParser()
 	l.files = append(l.files, f)
-	counted := logSumFile{Name: p.Name, Format: f.format.Name()}
+	counted := logSumFile{Name: p.Name, Server: f.server, Format: f.format.Name()}
 	l.tell(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name()))
 	var r accesslog.Record
 	take := func(line accesslog.Line) error {
@@ -159,7 +136,7 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 			l.told = time.Now()
 			l.tell(fmt.Sprintf("%s: line %s", printable(p.Name), number(line.Number)))
 		}
-		return l.line(ctx, index, &f, line, &r)
+		return l.line(ctx, index, f, line, &r)
 	}
 	for _, line := range sample {
 		if err := take(line); err != nil {
@@ -180,9 +157,10 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 		}
 	}
 	if ended != nil {
-		l.sum.fault("damaged", p.Name, counted.Lines, ended.Error())
+		l.sum.fault("damaged", f, counted.Lines, ended.Error())
 	}
 	l.sum.Files = append(l.sum.Files, counted)
+	l.sum.lacks(f)
 	return nil
 }
 
@@ -190,41 +168,42 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 func (l *logReader) line(ctx context.Context, index int32, f *logFile, line accesslog.Line, r *accesslog.Record) error {
 	switch {
 	case line.TooLong:
-		l.sum.fault("too_long", f.name, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
+		l.sum.fault("too_long", f, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
 		return nil
 	case len(bytes.TrimSpace(line.Text)) == 0:
-		l.sum.Skipped["empty"]++
+		l.sum.skip("empty", f, line.Number)
 		return nil
 	}
 	switch err := f.parser.Parse(line.Text, r); {
 	case errors.Is(err, accesslog.ErrDirective):
-		l.sum.Skipped["directives"]++
+		l.sum.skip("directives", f, line.Number)
 		return nil
 	case errors.Is(err, accesslog.ErrRequest):
-		l.sum.Skipped["no request"]++
+		l.sum.skip("no_request", f, line.Number)
 		return nil
 	case err != nil && line.End == 0:
-		l.sum.Skipped["cut last line"]++ // the server is writing it
+		l.sum.skip("cut_last_line", f, line.Number) // the server is writing it
 		return nil
 	case err != nil:
-		l.sum.fault("not_parsed", f.name, line.Number, err.Error())
+		l.sum.fault("not_parsed", f, line.Number, err.Error())
 		return nil
 	}
 	switch {
 	case !mayTrack(r.Target):
-		l.sum.Skipped["not tracking"]++
+		l.sum.skip("not_tracking", f, line.Number)
 		return nil
 	case r.Hits >= 0 && r.Status < http.StatusBadRequest:
 		// Also with 0 hits: a retry, one that was passed to Matomo, or nothing to be stored.
-		l.sum.Skipped["taken by Sluice itself"]++
+		l.sum.skip("taken_by_sluice", f, line.Number)
 		return nil
 	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):
-		l.sum.Skipped["outside of --window"]++
+		l.sum.skip("outside_window", f, line.Number)
 		return nil
 	case l.how.statuses[1] != 0 && (r.Status < l.how.statuses[0] || r.Status > l.how.statuses[1]):
-		l.sum.Skipped["another --status"]++
+		l.sum.skip("other_status", f, line.Number)
 		return nil
 	}
+	f.note(r)
 	at := r.Time.UnixNano()
 	l.ranges.Add(index, []byte(l.how.server), at)
 	if l.sum.From == nil || r.Time.Before(*l.sum.From) {
@@ -250,7 +229,7 @@ func mayTrack(target []byte) bool {
 
 // A loggedLine is a request in its place, and where it stands.
 type loggedLine struct {
-	file    string
+	file    *logFile
 	line    int64
 	request admin.LoggedRequest
 }
@@ -268,11 +247,11 @@ func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 				yield(nil, err)
 				return
 			}
+			f := l.files[item.File]
 			if item.Duplicate {
-				l.sum.Skipped["in another file, too"]++
+				l.sum.skip("duplicate", f, item.Line)
 				continue
 			}
-			f := &l.files[item.File]
 			fields, line := cutDirective(item.Payload)
 			if fields != nil && !bytes.Equal(fields, f.fields) {
 				f.parser, f.fields = f.format.NewParser(), bytes.Clone(fields)
@@ -282,7 +261,7 @@ func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 				yield(nil, fmt.Errorf("%s, line %d: %w", f.name, item.Line, err)) // it was parsed once
 				return
 			}
-			one := &loggedLine{f.name, item.Line, requestOf(f.format, &r, item.Time, item.ID)}
+			one := &loggedLine{f, item.Line, requestOf(f.format, &r, item.Time, item.ID)}
 			if !yield(one, nil) {
 				return
 			}

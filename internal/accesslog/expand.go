@@ -20,16 +20,22 @@ type Path struct {
 // A Repeat is a path that leads to a file already in the list, which is read once.
 type Repeat struct{ Name, Of string }
 
+// A Problem is a path, or a pattern, that leads to no file. Its error names it as well.
+type Problem struct {
+	Name string
+	Err  error
+}
+
 // Expand turns arguments into the files to read: a pattern of [path/filepath.Match] that
 // is not itself a file becomes the files that match it, and a file named twice, or
 // reached through two names or links, is kept once and reported. The rest keeps the
 // order of the arguments, except that files of one log that was rotated come together,
 // the oldest first: access.log-20240101, access.log.10.gz, access.log.2, access.log.
 //
-// What cannot be read is left out, with an error that names it: [fs.ErrNotExist] also
+// What cannot be read is left out, as a problem: [fs.ErrNotExist] also
 // for a pattern that matches nothing, [filepath.ErrBadPattern], [ErrDirectory],
 // [ErrDevice], or that of the stat. Whether a file may be read shows when it is opened.
-func Expand(arguments []string) (paths []Path, repeats []Repeat, problems []error) {
+func Expand(arguments []string) (paths []Path, repeats []Repeat, problems []Problem) {
 	var names []string
 	for _, arg := range arguments {
 		if _, err := os.Lstat(arg); err == nil || arg == Stdin || !strings.ContainsAny(arg, `*?[\`) {
@@ -41,7 +47,7 @@ func Expand(arguments []string) (paths []Path, repeats []Repeat, problems []erro
 			err = fs.ErrNotExist
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", arg, err))
+			problems = append(problems, Problem{arg, fmt.Errorf("%s: %w", arg, err)})
 		}
 		names = append(names, matches...)
 	}
@@ -60,12 +66,12 @@ func Expand(arguments []string) (paths []Path, repeats []Repeat, problems []erro
 			continue
 		}
 		if err := checkKind(name); err != nil {
-			problems = append(problems, err)
+			problems = append(problems, Problem{name, err})
 			continue
 		}
 		info, err := os.Stat(name)
 		if err != nil {
-			problems = append(problems, err)
+			problems = append(problems, Problem{name, err})
 			continue
 		}
 		id := idOf(info)
@@ -83,6 +89,10 @@ func Expand(arguments []string) (paths []Path, repeats []Repeat, problems []erro
 // that is higher the older the file is, and then the compression's ending (logrotate(8),
 // "dateext", "dateformat" and "start").
 var rotatedName = regexp.MustCompile(`^(.+?)(?:[-._](\d{4}-?\d\d-?\d\d(?:[-._T]?\d+)*))?(?:\.(\d{1,5}))?(?:\.(?:gz|zst|zstd|bz2))?$`)
+
+// LogOf gives the name of the log that a file is a part of: its own without what rotation
+// and compression have put behind it.
+func LogOf(name string) string { return rotationOf(name).log }
 
 type rotation struct {
 	name, log   string

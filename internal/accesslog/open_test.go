@@ -443,7 +443,7 @@ func TestExpandReadsAFileOnce(t *testing.T) {
 	counts := map[error]int{}
 	for _, p := range problems {
 		for _, kind := range []error{fs.ErrNotExist, ErrDirectory, filepath.ErrBadPattern} {
-			if errors.Is(p, kind) {
+			if errors.Is(p.Err, kind) {
 				counts[kind]++
 			}
 		}
@@ -463,5 +463,22 @@ func TestExpandedPathNoticesRotation(t *testing.T) {
 	write(t, name, []byte("new\n"))
 	if in, err := paths[0].Open(); !errors.Is(err, ErrReplaced) {
 		t.Errorf("Open = %v, %v, want ErrReplaced", in, err)
+	}
+}
+
+func TestLogOf(t *testing.T) {
+	for name, want := range map[string]string{
+		"/logs/web1/access.log":                "/logs/web1/access.log",
+		"/logs/web1/access.log.1":              "/logs/web1/access.log",
+		"/logs/web1/access.log.2.gz":           "/logs/web1/access.log",
+		"/logs/web1/access.log-20261127.gz":    "/logs/web1/access.log",
+		"/logs/web1/access.log.2026-11-27.zst": "/logs/web1/access.log",
+		"/logs/web2/access.log.2.gz":           "/logs/web2/access.log",
+		"u_ex261127.log":                       "u_ex261127.log",
+		Stdin:                                  Stdin,
+	} {
+		if got := LogOf(name); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
 	}
 }
