@@ -18,9 +18,6 @@ import (
 	"sluice/internal/config"
 )
 
-// logTellEvery is how often a long import says how far it is.
-const logTellEvery = 10 * time.Second
-
 type importCommands struct {
 	Logs     logImportCommand   `cmd:"" default:"withargs" help:"Take the tracking requests of access logs, each once and in their order."`
 	Status   logStatusCommand   `cmd:"" help:"See the imports and what became of them."`
@@ -104,12 +101,9 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 			return err
 		}
 		sum := newLogSum(c.DryRun)
-		tell := func(s string) {
-			if !c.JSON {
-				o.printf("--  %s\n", s)
-			}
-		}
-		err := c.run(ctx, client, how, sum, tell, who(o.process))
+		progress := newLogProgress(o, c.JSON)
+		err := c.run(ctx, client, how, sum, progress, who(o.process))
+		progress.stop()
 		if c.JSON {
 			if jerr := o.json(sum); jerr != nil {
 				return jerr
@@ -118,6 +112,8 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 			o.logSum(sum)
 		}
 		switch {
+		case err != nil && ctx.Err() != nil:
+			return &failure{exitFailed, "import", errors.New("interrupted"), "the same command again: what was taken is not taken twice"}
 		case errors.Is(err, admin.ErrLate):
 			return &failure{exitFailed, "import", fmt.Errorf("%s; import %s is open, and nothing of it is delivered", lateText(sum.LateHits), sum.Import),
 				fmt.Sprintf("sluice import complete %s --allow-late, or sluice import cancel %[1]s", sum.Import)}
@@ -130,13 +126,13 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 	})
 }
 
-func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how logReading, sum *logSum, tell func(string), who string) error {
+func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how logReading, sum *logSum, progress *logProgress, who string) error {
 	sorter, err := accesslog.OpenSorter(accesslog.SortConfig{Dir: cmp.Or(c.Temporary, os.TempDir()), Memory: int64(c.Memory)})
 	if err != nil {
 		return &failure{exitUsage, "import", err, ""}
 	}
 	defer sorter.Close()
-	l := &logReader{how: how, sorter: sorter, sum: sum, tell: tell, told: time.Now()}
+	l := &logReader{how: how, sorter: sorter, sum: sum, progress: progress}
 	if err := l.read(ctx, c.Files); err != nil {
 		return &failure{exitFailed, "import", err, ""}
 	}
@@ -148,7 +144,7 @@ func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how lo
 		fresh := true
 		i, err := client.BeginLogImport(ctx, admin.BeginLogImport{Note: strings.Join(c.Files, " "), From: *sum.From, To: *sum.To, Who: who})
 		if errors.Is(err, admin.ErrImportOpen) {
-			tell("import " + i.ID + " was left open, and goes on")
+			progress.say("import " + i.ID + " was left open, and goes on")
 			fresh, err = i.Accepted == 0, nil
 		}
 		if err != nil {
@@ -156,6 +152,7 @@ func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how lo
 		}
 		sum.Import, sum.State, empty = i.ID, i.State, fresh
 	}
+	l.phase = progress.begin("taking", l.kept)
 	for batch, err := range l.batches(ctx) {
 		if err != nil {
 			return &failure{exitFailed, "import", err, "the same command again: what was taken is not taken twice"}
@@ -213,10 +210,7 @@ func (l *logReader) send(ctx context.Context, client *admin.Client, batch []*log
 			l.sum.fault("not_parsed", batch[i].file, batch[i].line, "its address or its path is none")
 		}
 	}
-	if time.Since(l.told) > logTellEvery {
-		l.told = time.Now()
-		l.tell(number(l.sum.Hits) + " hits taken")
-	}
+	l.sent(int64(len(batch)))
 	return nil
 }
 

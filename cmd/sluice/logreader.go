@@ -28,9 +28,11 @@ type logReader struct {
 	sorter *accesslog.Sorter
 	ranges accesslog.Ranges
 	files  []*logFile
+	kept   int64 // lines that were given to it
 	sum    *logSum
-	tell   func(string) // progress
-	told   time.Time
+
+	progress *logProgress
+	phase    *logPhase // that it is in
 }
 
 // logReading says how logs are read.
@@ -64,12 +66,24 @@ func (l *logReader) read(ctx context.Context, arguments []string) error {
 	}
 	for _, r := range repeats {
 		l.sum.skip("named_twice", l.open(r.Name), 0)
-		l.tell(fmt.Sprintf("%s is %s and is read once", printable(r.Name), printable(r.Of)))
+		l.progress.say(fmt.Sprintf("%s is %s and is read once", printable(r.Name), printable(r.Of)))
 	}
+	var total int64
 	for _, p := range paths {
-		if err := l.file(ctx, p); err != nil {
+		if p.Size < 0 {
+			total = 0
+			break
+		}
+		total += p.Size
+	}
+	l.phase = l.progress.begin("reading", total)
+	var before int64
+	for _, p := range paths {
+		if err := l.file(ctx, p, before); err != nil {
 			return err
 		}
+		before += max(p.Size, 0)
+		l.phase.done.Store(before)
 	}
 	return nil
 }
@@ -86,7 +100,8 @@ func (l *logReader) unreadable(f *logFile, err error) {
 	l.sum.fault("unreadable", f, 0, err.Error())
 }
 
-func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
+// file takes in a file, behind others of so many bytes.
+func (l *logReader) file(ctx context.Context, p accesslog.Path, before int64) error {
 	f := l.open(p.Name)
 	in, err := p.Open()
 	if err != nil {
@@ -127,14 +142,15 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 	f.parser = f.format.NewParser()
 	l.files = append(l.files, f)
 	counted := logSumFile{Name: p.Name, Server: f.server, Format: f.format.Name()}
-	l.tell(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name()))
+	l.progress.say(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name()))
 	var r accesslog.Record
 	take := func(line accesslog.Line) error {
 		counted.Lines++
 		l.sum.Lines++
-		if time.Since(l.told) > logTellEvery {
-			l.told = time.Now()
-			l.tell(fmt.Sprintf("%s: line %s", printable(p.Name), number(line.Number)))
+		l.phase.lines.Add(1)
+		l.phase.done.Store(before + in.Consumed())
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		return l.line(ctx, index, f, line, &r)
 	}
@@ -217,6 +233,7 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	if d := f.parser.Directive(); d != nil {
 		payload = slices.Concat(d, []byte("\n"), line.Text)
 	}
+	l.kept++
 	return l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: payload})
 }
 
@@ -250,6 +267,7 @@ func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 			f := l.files[item.File]
 			if item.Duplicate {
 				l.sum.skip("duplicate", f, item.Line)
+				l.sent(1)
 				continue
 			}
 			fields, line := cutDirective(item.Payload)
@@ -275,6 +293,12 @@ var logHeaders = []string{
 	"accept-language", "content-type", "cookie", "dnt", "forwarded", "referer", "sec-ch-ua", "sec-ch-ua-arch", "sec-ch-ua-bitness",
 	"sec-ch-ua-full-version-list", "sec-ch-ua-mobile", "sec-ch-ua-model", "sec-ch-ua-platform", "sec-ch-ua-platform-version",
 	"sec-fetch-mode", "user-agent", "via", "x-do-not-track", "x-forwarded-for", "x-moz", "x-purpose",
+}
+
+// sent tells of lines that were judged.
+func (l *logReader) sent(lines int64) {
+	l.phase.lines.Add(lines)
+	l.phase.done.Add(lines)
 }
 
 // cutDirective takes apart what was sorted: a line, and the directive before it if its

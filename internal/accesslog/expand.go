@@ -14,6 +14,7 @@ import (
 // A Path is a file that [Expand] found.
 type Path struct {
 	Name string // or Stdin
+	Size int64  // in bytes, compressed as it may be; -1 for what has none
 	id   fileID
 }
 
@@ -62,7 +63,7 @@ func Expand(arguments []string) (paths []Path, repeats []Repeat, problems []Prob
 				continue
 			}
 			stdin = true
-			paths = append(paths, Path{Name: name})
+			paths = append(paths, Path{Name: name, Size: -1})
 			continue
 		}
 		if err := checkKind(name); err != nil {
@@ -80,7 +81,11 @@ func Expand(arguments []string) (paths []Path, repeats []Repeat, problems []Prob
 			continue
 		}
 		first[id] = name
-		paths = append(paths, Path{name, id})
+		size := int64(-1)
+		if info.Mode().IsRegular() {
+			size = info.Size()
+		}
+		paths = append(paths, Path{name, size, id})
 	}
 	return paths, repeats, problems
 }
