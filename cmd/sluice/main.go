@@ -129,6 +129,7 @@ func newParser(grammar *commands, loader *config.Loader, p *process, exit func(i
 func (p *process) interrupt(ctx context.Context, cancel context.CancelFunc) {
 	select {
 	case <-p.signals:
+		signal.Reset(os.Interrupt, syscall.SIGTERM) // the next one ends also what waits for a terminal
 		cancel()
 	case <-ctx.Done():
 	}
