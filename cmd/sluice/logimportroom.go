@@ -15,8 +15,8 @@ import (
 	"sluice/queue"
 )
 
-// logImportChunk is how many bytes of parameters are stored at once; the queue's limit
-// for a transaction is above it.
+// logImportChunk is how many bytes are stored at once, unless one request alone has more;
+// the queue's limit for a transaction is above it.
 const logImportChunk = 1 << 20
 
 // A logImportRoom lets the private listener import access logs: proxy judges, and queue
@@ -113,25 +113,28 @@ func (r logImportRoom) Take(ctx context.Context, id string, dry bool, requests [
 			if err != nil {
 				v = proxy.ReplayBroken
 			}
+			n, err := queue.Size(made...)
+			if err != nil {
+				v = proxy.ReplayBroken // no client could send it to the edge either
+			}
 			verdict = v[0]
 			if v == proxy.ReplayTaken {
+				if size+n > logImportChunk {
+					if err := store(); err != nil {
+						return taken, err
+					}
+				}
 				for _, s := range made {
 					for h := range s.Hits {
-						size += len(s.Hits[h].Params)
 						taken.Hits++
 						taken.Sites[strconv.FormatInt(s.Hits[h].Site, 10)]++
 					}
 				}
-				sets, of = append(sets, made...), append(of, lines[i])
+				sets, of, size = append(sets, made...), append(of, lines[i]), size+n
 			}
 		}
 		verdicts = append(verdicts, verdict)
 		taken.Requests[admin.VerdictLetters[verdict]]++
-		if size >= logImportChunk {
-			if err := store(); err != nil {
-				return taken, err
-			}
-		}
 	}
 	taken.Verdicts = string(verdicts)
 	return taken, store()
