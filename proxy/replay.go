@@ -118,6 +118,9 @@ func (r *Replayer) Replay(ctx context.Context, l *Logged) ([]*hit.RequestSet, Ve
 	if !at.tracks(l.Method, []byte(query)) {
 		return nil, ReplayElsewhere
 	}
+	if l.Method == http.MethodOptions {
+		return nil, ReplayNothing // a browser's question before a POST; no log has the headers that say so
+	}
 	if l.Method == http.MethodPost && !l.HasBody {
 		return nil, ReplayWithoutBody
 	}
