@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,8 +17,21 @@ import (
 	"sluice/internal/admin"
 )
 
-// logSample is how many lines of a file its format is found by.
-const logSample = 500
+// A file's format is found by its first lines.
+const (
+	logSample      = 500
+	logSampleBytes = 4 << 20
+)
+
+// byteOrderMark is what some of Windows' programs begin a file with.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
+// A hit from the future would wait until then, and all of its visitor behind it; from
+// further back than logOldest Matomo takes it for one of now.
+const (
+	logAhead  = 10 * time.Minute // clocks differ
+	logOldest = 20 * 365 * 24 * time.Hour
+)
 
 // A logReader reads access logs, puts their lines in order, and gives what may track.
 type logReader struct {
@@ -121,8 +135,8 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 	var sample []accesslog.Line
 	var texts [][]byte
 	var ended error
-	more := true
-	for f.format == nil && len(sample) < logSample {
+	more, size := true, 0
+	for f.format == nil && len(sample) < logSample && size < logSampleBytes {
 		line, err, ok := next()
 		if more = ok; !ok {
 			break
@@ -132,18 +146,31 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 			continue
 		}
 		line.Text = bytes.Clone(line.Text)
-		sample, texts = append(sample, line), append(texts, line.Text)
+		sample, size = append(sample, line), size+len(line.Text)
+		if line.End > 0 || len(texts) == 0 { // else it may be cut
+			texts = append(texts, bytes.TrimPrefix(line.Text, byteOrderMark))
+		}
 	}
 	if f.format == nil {
-		if f.format, err = accesslog.Detect(texts); err != nil {
-			if len(sample) > 0 || ended != nil {
-				l.sum.fault("unknown_format", p.Name, 0, errors.Join(err, ended).Error())
-			}
+		f.format, err = accesslog.Detect(texts)
+		switch {
+		case errors.Is(err, accesslog.ErrNoLines) && ended != nil:
+			l.sum.fault("damaged", p.Name, 0, ended.Error())
+			return nil
+		case errors.Is(err, accesslog.ErrNoLines) && !more:
+			l.without(p.Name, sample)
+			return nil
+		case err != nil:
+			l.sum.fault("unknown_format", p.Name, 0, fmt.Sprintf("%v; --format, --nginx-format or --apache-format says which it is", errors.Join(err, ended)))
 			return nil
 		}
 	}
 	if l.how.zone != nil {
 		f.format = f.format.In(l.how.zone)
+	}
+	if !f.format.Zoned() {
+		l.sum.fault("unknown_zone", p.Name, 0, f.format.Name()+" has local times; --timezone says of which zone")
+		return nil
 	}
 	f.parser = f.format.NewParser()
 	l.files = append(l.files, f)
@@ -184,11 +211,32 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 	return nil
 }
 
+// without takes in a file that has no requests: headers of IIS, or nothing.
+func (l *logReader) without(name string, lines []accesslog.Line) {
+	for _, line := range lines {
+		switch {
+		case line.TooLong:
+			l.tooLong(name, line)
+		case bytes.HasPrefix(line.Text, []byte("#")):
+			l.sum.Skipped["directives"]++
+		default:
+			l.sum.Skipped["empty"]++
+		}
+	}
+	l.sum.Lines += int64(len(lines))
+	l.sum.Files = append(l.sum.Files, logSumFile{Name: name, Lines: int64(len(lines))})
+}
+
+func (l *logReader) tooLong(file string, line accesslog.Line) {
+	l.sum.fault("too_long", file, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
+}
+
 // line takes in one line.
 func (l *logReader) line(ctx context.Context, index int32, f *logFile, line accesslog.Line, r *accesslog.Record) error {
+	line.Text = bytes.TrimPrefix(line.Text, byteOrderMark)
 	switch {
 	case line.TooLong:
-		l.sum.fault("too_long", f.name, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
+		l.tooLong(f.name, line)
 		return nil
 	case len(bytes.TrimSpace(line.Text)) == 0:
 		l.sum.Skipped["empty"]++
@@ -201,7 +249,7 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	case errors.Is(err, accesslog.ErrRequest):
 		l.sum.Skipped["no request"]++
 		return nil
-	case err != nil && line.End == 0:
+	case line.End == 0 && (err != nil || !endsItself(line.Text)):
 		l.sum.Skipped["cut last line"]++ // the server is writing it
 		return nil
 	case err != nil:
@@ -218,8 +266,19 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):
 		l.sum.Skipped["outside of --window"]++
 		return nil
+	case l.how.statuses[1] == 0 && redirected(r):
+		l.sum.Skipped["redirected by the server"]++ // and so logged once more, where it led to
+		return nil
 	case l.how.statuses[1] != 0 && (r.Status < l.how.statuses[0] || r.Status > l.how.statuses[1]):
 		l.sum.Skipped["another --status"]++
+		return nil
+	}
+	switch age := time.Since(r.Time); {
+	case age < -logAhead:
+		l.sum.fault("wrong_time", f.name, line.Number, "its time is in the future")
+		return nil
+	case age >= logOldest:
+		l.sum.fault("wrong_time", f.name, line.Number, "its time is further back than Matomo records")
 		return nil
 	}
 	at := r.Time.UnixNano()
@@ -235,7 +294,24 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	if d := f.parser.Directive(); d != nil {
 		payload = slices.Concat(d, []byte("\n"), line.Text)
 	}
-	return l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: payload})
+	err := l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: payload})
+	if errors.Is(err, accesslog.ErrPayload) {
+		l.tooLong(f.name, line)
+		return nil
+	}
+	return err
+}
+
+// endsItself says whether a line without an end is all there. One that ends with a number
+// may have more digits to come, and would be another line then.
+func endsItself(line []byte) bool {
+	return bytes.HasSuffix(line, []byte(`"`)) || bytes.HasSuffix(line, []byte("}"))
+}
+
+// redirected says whether the server sent the client elsewhere with its request. Matomo
+// itself does so for redirecturl, and has recorded the hit then.
+func redirected(r *accesslog.Record) bool {
+	return r.Status >= 300 && r.Status < 400 && r.Status != http.StatusNotModified && !bytes.Contains(r.Target, []byte("redirecturl="))
 }
 
 // mayTrack passes over what no tracker could be; what is left the edge judges.
@@ -317,6 +393,9 @@ func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.
 		if value, _ := r.Header(name); len(value) > 0 {
 			out.Header = append(out.Header, []byte(name), bytes.Clone(value))
 		}
+	}
+	if _, logged := r.Header("content-type"); !logged && len(out.Body) > 0 {
+		out.Header = append(out.Header, []byte("Content-Type"), []byte("application/x-www-form-urlencoded")) // or Matomo read no such body
 	}
 	if r.Host != nil {
 		out.Header = append(out.Header, []byte("Host"), bytes.Clone(r.Host))
