@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"sluice/internal/testkit"
 )
 
 // TestImportReadsWhatIsLeftOfLogs: what is not a request is passed over or told, by kind,
@@ -82,4 +85,34 @@ func TestImportOfLargeHeaders(t *testing.T) {
 	if sum, stderr := s.importing(exitOK, writeLog(t, filepath.Join(dir, "a.log"), lines...)); sum.Hits != 1000 || sum.State != "complete" {
 		t.Errorf("%+v %s", sum, stderr)
 	}
+}
+
+// TestImportGivenAgainKeepsWhatIsOpen: an import that waits is not given up because the
+// command given again, or another one, adds nothing to it.
+func TestImportGivenAgainKeepsWhatIsOpen(t *testing.T) {
+	m := testkit.NewMatomo(testkit.MatomoConfig{})
+	dir := t.TempDir()
+	s := startServer(t, filepath.Join(dir, "data"), m.Serve(t), "--matomo.token-file="+file(t, "token", testkit.SuperToken, 0o600))
+	wait := func(n int64) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if err := m.WaitRecorded(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.hit("idsite=1&rec=1")
+	wait(1)
+	log := writeLog(t, filepath.Join(dir, "a.log"), logLine(0), logLine(3))
+	first, _ := s.importing(exitFailed, log)
+	for range 2 {
+		again, _ := s.importing(exitFailed, log)
+		if again.Import != first.Import || again.State != "open" || again.Late != 2 || again.Skipped["imported before"] != 2 {
+			t.Errorf("again: %+v, want import %s", again, first.Import)
+		}
+	}
+	if sum, _ := s.importing(exitOK, "--allow-late", log); sum.Import != first.Import || sum.State != "complete" {
+		t.Errorf("with late hits allowed: %+v", sum)
+	}
+	wait(3)
 }
