@@ -48,6 +48,7 @@ func TestImportReadsWhatIsLeftOfLogs(t *testing.T) {
 		{"further back than Matomo records", common(5, march.AddDate(-21, 0, 0), 200) + common(6, march, 200), 1, "", "wrong_time"},
 		{"a redirect to HTTPS", common(7, march, 301) + common(7, march, 200), 1, "redirected by the server", ""},
 		{"a redirect of Matomo's", strings.Replace(common(8, march, 302), "rec=1", "rec=1&redirecturl=http://h/", 1), 1, "", ""},
+		{"a token that Sluice's own log masks", strings.Replace(common(10, march, 503), "rec=1", "rec=1&token_auth=***&cip=203.0.113.9", 1) + common(11, march, 200), 1, "its token is masked in the log", ""},
 		{"a header of 900,000 bytes", strings.Replace(lines(1), `"M"`, `"`+strings.Repeat("M", 900_000)+`"`, 1) + lines(1), 1, "", "not_parsed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -266,6 +266,9 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):
 		l.sum.Skipped["outside of --window"]++
 		return nil
+	case bytes.Contains(r.Target, []byte("token_auth=***")):
+		l.sum.Skipped["its token is masked in the log"]++ // and Matomo would count a wrong one
+		return nil
 	case l.how.statuses[1] == 0 && redirected(r):
 		l.sum.Skipped["redirected by the server"]++ // and so logged once more, where it led to
 		return nil
