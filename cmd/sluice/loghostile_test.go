@@ -29,13 +29,15 @@ func TestImportReadsWhatIsLeftOfLogs(t *testing.T) {
 	}
 	march := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	local := `127.0.0.1:34508 [01/Mar/2026:18:21:41.280] h b/s 0/0/0/0/0 200 124 - - ---- 1/1/0/0/0 0/0 "GET /matomo.php?idsite=1&rec=1 HTTP/1.1"` + "\n"
+	// These are taken, the others looked at.
+	const growing, large = "a line that may go on", "a header of 900,000 bytes"
 	for _, tt := range []struct {
 		name, text      string
 		hits            int64
 		skipped, faulty string
 	}{
 		{"a short log that is being written", lines(3) + logLine(0)[:60], 3, "cut last line", ""},
-		{"a line that may go on", common(1, march, 200) + strings.TrimSuffix(common(2, march, 200), "3\n"), 1, "cut last line", ""},
+		{growing, common(1, march, 200) + strings.TrimSuffix(common(2, march, 200), "3\n"), 1, "cut last line", ""},
 		{"the same when it has gone on", common(1, march, 200) + common(2, march, 200), 1, "imported before", ""},
 		{"no line end, but a quote", strings.TrimSuffix(lines(2), "\n"), 2, "", ""},
 		{"a byte order mark", "\xef\xbb\xbf" + lines(2), 2, "", ""},
@@ -49,7 +51,7 @@ func TestImportReadsWhatIsLeftOfLogs(t *testing.T) {
 		{"a redirect to HTTPS", common(7, march, 301) + common(7, march, 200), 1, "redirected by the server", ""},
 		{"a redirect of Matomo's", strings.Replace(common(8, march, 302), "rec=1", "rec=1&redirecturl=http://h/", 1), 1, "", ""},
 		{"a token that Sluice's own log masks", strings.Replace(common(10, march, 503), "rec=1", "rec=1&token_auth=***&cip=203.0.113.9", 1) + common(11, march, 200), 1, "its token is masked in the log", ""},
-		{"a header of 900,000 bytes", strings.Replace(lines(1), `"M"`, `"`+strings.Repeat("M", 900_000)+`"`, 1) + lines(1), 1, "", "not_parsed"},
+		{large, strings.Replace(lines(1), `"M"`, `"`+strings.Repeat("M", 900_000)+`"`, 1) + lines(1), 1, "", "not_parsed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code := exitOK
@@ -59,10 +61,15 @@ func TestImportReadsWhatIsLeftOfLogs(t *testing.T) {
 			path := writeLog(t, filepath.Join(t.TempDir(), "a.log"), tt.text)
 			s := *s
 			s.t = t
-			dry, _ := s.importing(code, "--dry-run", path)
-			sum, _ := s.importing(code, path)
-			if sum.Hits != tt.hits || dry.Hits != tt.hits {
-				t.Errorf("%d hits, and %d of a dry run, want %d: %+v", sum.Hits, dry.Hits, tt.hits, sum)
+			sum, _ := s.importing(code, "--dry-run", path)
+			if tt.name == growing || tt.name == large {
+				dry := sum
+				if sum, _ = s.importing(code, path); sum.Hits != dry.Hits {
+					t.Errorf("%d hits, and %d of a dry run", sum.Hits, dry.Hits)
+				}
+			}
+			if sum.Hits != tt.hits {
+				t.Errorf("%d hits, want %d: %+v", sum.Hits, tt.hits, sum)
 			}
 			if (tt.skipped == "") != (len(sum.Skipped) == 0) || tt.skipped != "" && sum.Skipped[tt.skipped] == 0 {
 				t.Errorf("passed over: %v, want %q", sum.Skipped, tt.skipped)
