@@ -36,6 +36,7 @@ func TestReplay(t *testing.T) {
 		{"a post whose body is not there", Logged{Method: "POST", Target: tracked}, ReplayWithoutBody, at, ""},
 		{"a post with its body", Logged{Method: "POST", Target: "/matomo.php", HasBody: true, Body: []byte("idsite=1&rec=1"), Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}}, ReplayTaken, at, "192.0.2.7"},
 		{"a post that had none", Logged{Method: "POST", Target: tracked, HasBody: true}, ReplayTaken, at, "192.0.2.7"},
+		{"a preflight", Logged{Method: "OPTIONS", Target: tracked}, ReplayNothing, at, ""},
 		{"opted out", Logged{Target: tracked, Header: http.Header{"Cookie": {"matomo_ignore=ignore%3DKg%3D%3D"}}}, ReplayNothing, at, ""},
 		{"no parameters", Logged{Target: "/matomo.php"}, ReplayNothing, at, ""},
 		{"a browser's question before a request", Logged{Method: "OPTIONS", Target: tracked}, ReplayNothing, at, ""},

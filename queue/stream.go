@@ -133,6 +133,16 @@ func (b *batchOf) add(o *batchOf) {
 	b.keys = append(b.keys, o.keys...)
 }
 
+// Size gives how many bytes request sets have before compression. It returns
+// [ErrTooLarge] for those that [Queue.Append] and [Queue.AppendImport] do not take at once.
+func Size(sets ...*hit.RequestSet) (int, error) {
+	e := encoders.Get().(*batchOf)
+	defer encoders.Put(e)
+	e.reset()
+	err := e.encode(sets)
+	return len(e.raw), err
+}
+
 // encode appends sets. A set that is too large for a block is cut at hits.
 func (b *batchOf) encode(sets []*hit.RequestSet) error {
 	for _, s := range sets {

@@ -18,8 +18,8 @@ import (
 	"sluice/sink"
 )
 
-// logImportChunk is how many bytes of parameters are stored at once; the queue's limit
-// for a transaction is above it.
+// logImportChunk is how many bytes are stored at once, unless one request alone has more;
+// the queue's limit for a transaction is above it.
 const logImportChunk = 1 << 20
 
 // A logImportRoom lets the private listener import access logs: proxy judges requests, sink
@@ -55,6 +55,14 @@ func logImportOf(i queue.Import) admin.LogImport {
 // Begin is part of [admin.LogImports].
 func (r logImportRoom) Begin(order admin.BeginLogImport) (admin.LogImport, error) {
 	i, err := r.queue.BeginImport(order.Note, order.From, order.To)
+	if errors.Is(err, queue.ErrImportOpen) {
+		// The caller gives up an import that has nothing, and must know what this one has.
+		for _, o := range r.queue.Imports() {
+			if o.ID == i.ID {
+				i = o
+			}
+		}
+	}
 	return logImportOf(i), logImportError(err)
 }
 
@@ -131,25 +139,28 @@ func (r logImportRoom) Take(ctx context.Context, id string, dry bool, wanted adm
 			if err != nil {
 				v = proxy.ReplayBroken
 			}
+			n, err := queue.Size(made...)
+			if err != nil {
+				v = proxy.ReplayBroken // no client could send it to the edge either
+			}
 			verdict = string(v)
 			if v == proxy.ReplayTaken {
+				if size+n > logImportChunk {
+					if err := store(); err != nil {
+						return taken, err
+					}
+				}
 				for _, s := range made {
 					for h := range s.Hits {
-						size += len(s.Hits[h].Params)
 						taken.Hits++
 						taken.Sites[strconv.FormatInt(s.Hits[h].Site, 10)]++
 					}
 				}
-				sets, of = append(sets, made...), append(of, lines[i])
+				sets, of, size = append(sets, made...), append(of, lines[i]), size+n
 			}
 		}
 		taken.Verdicts = append(taken.Verdicts, verdict)
 		taken.Requests[verdict]++
-		if size >= logImportChunk {
-			if err := store(); err != nil {
-				return taken, err
-			}
-		}
 	}
 	if err := store(); err != nil || dry {
 		return taken, err

@@ -19,8 +19,21 @@ import (
 	"sluice/internal/admin"
 )
 
-// logSample is how many lines of a file its format is found by.
-const logSample = 500
+// A file's format is found by its first lines.
+const (
+	logSample      = 500
+	logSampleBytes = 4 << 20
+)
+
+// byteOrderMark is what some of Windows' programs begin a file with.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
+// A hit from the future would wait until then, and all of its visitor behind it; from
+// further back than logOldest Matomo takes it for one of now.
+const (
+	logAhead  = 10 * time.Minute // clocks differ
+	logOldest = 20 * 365 * 24 * time.Hour
+)
 
 // A logReader reads access logs, puts their lines in order, and gives what may track.
 type logReader struct {
@@ -115,8 +128,8 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path, before int64) er
 	var sample []accesslog.Line
 	var texts [][]byte
 	var ended error
-	more := true
-	for f.format == nil && len(sample) < logSample {
+	more, size := true, 0
+	for f.format == nil && len(sample) < logSample && size < logSampleBytes {
 		line, err, ok := next()
 		if more = ok; !ok {
 			break
@@ -126,18 +139,31 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path, before int64) er
 			continue
 		}
 		line.Text = bytes.Clone(line.Text)
-		sample, texts = append(sample, line), append(texts, line.Text)
+		sample, size = append(sample, line), size+len(line.Text)
+		if line.End > 0 || len(texts) == 0 { // else it may be cut
+			texts = append(texts, bytes.TrimPrefix(line.Text, byteOrderMark))
+		}
 	}
 	if f.format == nil {
-		if f.format, err = accesslog.Detect(texts); err != nil {
-			if len(sample) > 0 || ended != nil {
-				l.sum.fault("unknown_format", f, 0, errors.Join(err, ended).Error())
-			}
+		f.format, err = accesslog.Detect(texts)
+		switch {
+		case errors.Is(err, accesslog.ErrNoLines) && ended != nil:
+			l.sum.fault("damaged", f, 0, ended.Error())
+			return nil
+		case errors.Is(err, accesslog.ErrNoLines) && !more:
+			l.without(f, sample)
+			return nil
+		case err != nil:
+			l.sum.fault("unknown_format", f, 0, fmt.Sprintf("%v; --format, --nginx-format or --apache-format says which it is", errors.Join(err, ended)))
 			return nil
 		}
 	}
 	if l.how.zone != nil {
 		f.format = f.format.In(l.how.zone)
+	}
+	if !f.format.Zoned() {
+		l.sum.fault("unknown_zone", f, 0, f.format.Name()+" has local times; --timezone says of which zone")
+		return nil
 	}
 	f.parser = f.format.NewParser()
 	l.files = append(l.files, f)
@@ -180,11 +206,32 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path, before int64) er
 	return nil
 }
 
+// without takes in a file that has no requests: headers of IIS, or nothing.
+func (l *logReader) without(f *logFile, lines []accesslog.Line) {
+	for _, line := range lines {
+		switch {
+		case line.TooLong:
+			l.tooLong(f, line)
+		case bytes.HasPrefix(line.Text, []byte("#")):
+			l.sum.skip("directives", f, line.Number)
+		default:
+			l.sum.skip("empty", f, line.Number)
+		}
+	}
+	l.sum.Lines += int64(len(lines))
+	l.sum.Files = append(l.sum.Files, logSumFile{Name: f.name, Server: f.server, Lines: int64(len(lines))})
+}
+
+func (l *logReader) tooLong(f *logFile, line accesslog.Line) {
+	l.sum.fault("too_long", f, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
+}
+
 // line takes in one line.
 func (l *logReader) line(ctx context.Context, index int32, f *logFile, line accesslog.Line, r *accesslog.Record) error {
+	line.Text = bytes.TrimPrefix(line.Text, byteOrderMark)
 	switch {
 	case line.TooLong:
-		l.sum.fault("too_long", f, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
+		l.tooLong(f, line)
 		return nil
 	case len(bytes.TrimSpace(line.Text)) == 0:
 		l.sum.skip("empty", f, line.Number)
@@ -197,7 +244,7 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	case errors.Is(err, accesslog.ErrRequest):
 		l.sum.skip("no_request", f, line.Number)
 		return nil
-	case err != nil && line.End == 0:
+	case line.End == 0 && (err != nil || !endsItself(line.Text)):
 		l.sum.skip("cut_last_line", f, line.Number) // the server is writing it
 		return nil
 	case err != nil:
@@ -215,8 +262,22 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):
 		l.sum.skip("outside_window", f, line.Number)
 		return nil
+	case bytes.Contains(r.Target, []byte("token_auth=***")):
+		l.sum.skip("masked_token", f, line.Number) // Matomo would count a wrong one
+		return nil
+	case l.how.statuses[1] == 0 && redirected(r):
+		l.sum.skip("redirected", f, line.Number) // and so logged once more, where it led to
+		return nil
 	case l.how.statuses[1] != 0 && (r.Status < l.how.statuses[0] || r.Status > l.how.statuses[1]):
 		l.sum.skip("other_status", f, line.Number)
+		return nil
+	}
+	switch age := time.Since(r.Time); {
+	case age < -logAhead:
+		l.sum.fault("wrong_time", f, line.Number, "its time is in the future")
+		return nil
+	case age >= logOldest:
+		l.sum.fault("wrong_time", f, line.Number, "its time is further back than Matomo records")
 		return nil
 	}
 	f.note(r)
@@ -234,7 +295,25 @@ func (l *logReader) line(ctx context.Context, index int32, f *logFile, line acce
 		payload = slices.Concat(d, []byte("\n"), line.Text)
 	}
 	l.kept++
-	return l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: payload})
+	err := l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: payload})
+	if errors.Is(err, accesslog.ErrPayload) {
+		l.kept--
+		l.tooLong(f, line)
+		return nil
+	}
+	return err
+}
+
+// endsItself says whether a line without an end is all there. One that ends with a number
+// may have more digits to come, and would be another line then.
+func endsItself(line []byte) bool {
+	return bytes.HasSuffix(line, []byte(`"`)) || bytes.HasSuffix(line, []byte("}"))
+}
+
+// redirected says whether the server sent the client elsewhere with its request. Matomo
+// itself does so for redirecturl, and has recorded the hit then.
+func redirected(r *accesslog.Record) bool {
+	return r.Status >= 300 && r.Status < 400 && r.Status != http.StatusNotModified && !bytes.Contains(r.Target, []byte("redirecturl="))
 }
 
 // mayTrack passes over what no tracker could be; what is left the edge judges.
@@ -323,6 +402,9 @@ func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.
 		if value, _ := r.Header(name); len(value) > 0 {
 			out.Header = append(out.Header, []byte(name), bytes.Clone(value))
 		}
+	}
+	if _, logged := r.Header("content-type"); !logged && len(out.Body) > 0 {
+		out.Header = append(out.Header, []byte("Content-Type"), []byte("application/x-www-form-urlencoded")) // or Matomo read no such body
 	}
 	if r.Host != nil {
 		out.Header = append(out.Header, []byte("Host"), bytes.Clone(r.Host))

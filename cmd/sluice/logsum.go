@@ -112,6 +112,8 @@ var logReasons = map[string]struct {
 	"outside_window":  {"outside of --window", false},
 	"other_status":    {"another --status", false},
 	"other_sites":     {"of other sites", false},
+	"masked_token":    {"with a token that the log hides", true},
+	"redirected":      {"redirected by the server, and logged where it led to", false},
 	"duplicate":       {"in another file, too", false},
 	"known":           {"imported before", false},
 	"nothing":         {"Matomo records nothing", false},
@@ -123,6 +125,8 @@ var logReasons = map[string]struct {
 	"too_long":       {"too long", true},
 	"damaged":        {"damaged files", true},
 	"unreadable":     {"unreadable files", true},
+	"unknown_zone":   {"files without a time zone", true},
+	"wrong_time":     {"of the future, or further back than Matomo records", true},
 	"unknown_format": {"files of unknown format", true},
 	"mixed_sites":    {"bulks of hits of wanted and of other sites", true},
 }

@@ -2,49 +2,66 @@ package accesslog
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
-	"strings"
 )
 
-// ErrUndetected says that no format fits a log.
-var ErrUndetected = errors.New("no known log format")
+var (
+	// ErrUndetected says that no format fits a log.
+	ErrUndetected = errors.New("no known log format")
+	// ErrNoLines says that a log has nothing but empty lines and directives.
+	ErrNoLines = errors.New("there are no lines")
+)
 
 // enoughPercent is how many of a log's lines must be in a format. The others may be of
 // another format before a server was told to write this one, or cut.
 const enoughPercent = 90
 
 // Detect finds the format of a log from its first lines, of which a few hundred are
-// enough. It is the most specific one that nine of ten lines are in. Empty lines and
-// directives do not count, and a line with a request that is none or with a local time
-// is in the format. The error wraps [ErrUndetected] and tells for each format how many
-// lines were in it and what was wrong with the first that was not.
+// enough. It is the most specific one that nine of ten lines are in. Empty lines,
+// directives, and lines that no format could be, for a NUL in them or their length, do not
+// count, and a line with a request that is none or with a local time is in the format.
+// The error wraps [ErrUndetected] and tells of the format that most lines are in, and
+// what is wrong with the first that is not; or it wraps [ErrNoLines], too.
 func Detect(sample [][]byte) (*Format, error) {
-	var tried []string
-	for _, name := range names {
-		f, err := Named(name)
+	var nearest trial
+	var name string
+	for _, n := range names {
+		f, err := Named(n)
 		if err != nil {
 			return nil, err
 		}
 		t := f.try(sample)
-		if t.lines == 0 {
-			return nil, fmt.Errorf("%w: there are no lines", ErrUndetected)
-		}
-		if t.fit*100 >= t.lines*enoughPercent && t.fit > t.faulty {
+		if t.lines > 0 && t.fit*100 >= t.lines*enoughPercent && t.fit > t.faulty {
 			t.describe(f)
 			return f, nil
 		}
-		tried = append(tried, fmt.Sprintf("%s has %d of %d lines, and of the first other one %v", name, t.fit, t.lines, t.first))
+		if t.fit > nearest.fit || name == "" {
+			nearest, name = t, n
+		}
 	}
-	return nil, fmt.Errorf("%w: %s", ErrUndetected, strings.Join(tried, "; "))
+	switch {
+	case nearest.lines == 0 && nearest.damaged == nil:
+		return nil, fmt.Errorf("%w: %w", ErrUndetected, ErrNoLines)
+	case nearest.lines == 0:
+		return nil, fmt.Errorf("%w: no line could be of any, the first because of %w", ErrUndetected, nearest.damaged)
+	case nearest.fit == 0:
+		return nil, fmt.Errorf("%w: none of the first %d lines is in any", ErrUndetected, nearest.lines)
+	case nearest.first == nil:
+		return nil, fmt.Errorf("%w: of the first %d lines %d have no request", ErrUndetected, nearest.lines, nearest.faulty)
+	}
+	return nil, fmt.Errorf("%w: the nearest is %s with %d of the first %d lines, and of the others the first has %w", ErrUndetected, name, nearest.fit, nearest.lines, nearest.first)
 }
 
 // A trial is how a format fits a log.
 type trial struct {
 	lines  int
 	fit    int
-	faulty int // of those that fit; have no good request or no good time
-	first  error
+	faulty int   // of those that fit; have no good request or no good time
+	first  error // of those that do not fit
+	// damaged is what is wrong with the first that could be of no format.
+	damaged error
 
 	records int // that were read
 	starts  int
@@ -64,6 +81,10 @@ func (f *Format) try(sample [][]byte) trial {
 		}
 		err := p.Parse(s, &r)
 		if errors.Is(err, ErrEmpty) {
+			continue
+		}
+		if errors.Is(err, ErrNUL) || errors.Is(err, ErrTooLong) {
+			t.damaged = cmp.Or(t.damaged, err)
 			continue
 		}
 		t.lines++

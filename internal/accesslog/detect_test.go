@@ -29,6 +29,7 @@ func TestDetectWantsNineOfTenLines(t *testing.T) {
 		{"nothing but garbage", repeated(5, tls), ""},
 		{"empty lines between", append(repeated(9, ""), repeated(3, common)...), "common"},
 		{"binary garbage", repeated(3, "\x00\x01\xff"), ""},
+		{"what a power failure left of a short log", append(repeated(3, common), []byte("\x00\x00\x00"+common)), "common"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -76,6 +77,27 @@ func TestDetectTellsWhatALogHolds(t *testing.T) {
 				t.Errorf("headers %q, start %v, zoned %v, body %v", got, f.Start(), f.Zoned(), f.Body())
 			}
 		})
+	}
+}
+
+// TestDetectTellsWhatIsWrong: one short sentence, and nothing of the log in it.
+func TestDetectTellsWhatIsWrong(t *testing.T) {
+	common := `192.0.2.7 - - [28/Nov/2026:12:45:52 +0000] "GET / HTTP/1.1" 200 1`
+	tls := strings.Replace(common, "GET / HTTP/1.1", `\x16\x03\x01`, 1)
+	for _, tt := range []struct {
+		sample [][]byte
+		want   string
+	}{
+		{repeated(2, "#Version: 1.0"), "there are no lines"},
+		{repeated(2, "\x00"), "no line could be of any, the first because of line at byte 0: a NUL byte"},
+		{repeated(2, "secret"), "none of the first 2 lines is in any"},
+		{repeated(2, tls), "of the first 2 lines 2 have no request"},
+		{append(repeated(2, common), repeated(3, "secret")...), "the nearest is common with 2 of the first 5 lines, and of the others the first has %h at byte 6: the line ends early"},
+	} {
+		_, err := Detect(tt.sample)
+		if err == nil || err.Error() != ErrUndetected.Error()+": "+tt.want {
+			t.Errorf("got %v, want %s", err, tt.want)
+		}
 	}
 }
 

@@ -103,6 +103,8 @@ func nginxItem(variable string) item {
 		it.kind = fieldScheme
 	case "https":
 		it.kind = fieldHTTPS
+	case "content_type":
+		it.kind, it.header = fieldHeader, []byte("content-type")
 	default:
 		if header, ok := strings.CutPrefix(variable, "http_"); ok {
 			it.kind, it.header = fieldHeader, []byte(header)
