@@ -3,7 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"iter"
@@ -330,7 +330,7 @@ const (
 	logBatchBytes = 4 << 20
 )
 
-// batches gives the requests in runs, as lines of JSON.
+// batches gives the requests in runs.
 func (l *logReader) batches(ctx context.Context) iter.Seq2[[]*loggedLine, error] {
 	return func(yield func([]*loggedLine, error) bool) {
 		var batch []*loggedLine
@@ -357,8 +357,7 @@ func (l *logReader) batches(ctx context.Context) iter.Seq2[[]*loggedLine, error]
 
 func encodeBatch(batch []*loggedLine) ([]byte, error) {
 	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
+	e := gob.NewEncoder(&b)
 	for _, one := range batch {
 		if err := e.Encode(&one.request); err != nil {
 			return nil, err
