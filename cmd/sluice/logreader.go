@@ -44,7 +44,8 @@ type logFile struct {
 	name   string
 	format *accesslog.Format
 	parser *accesslog.Parser
-	fields []byte // the directive that was in force last: a parser that goes back needs it
+	header []string // the names of headers that are asked for
+	fields []byte   // the directive that was in force last: a parser that goes back needs it
 }
 
 // logSum counts what became of lines. It is what --json prints.
@@ -146,6 +147,7 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 		f.format = f.format.In(l.how.zone)
 	}
 	f.parser = f.format.NewParser()
+	f.header = slices.Compact(slices.Sorted(slices.Values(append(f.format.Headers(), logHeaders...))))
 	l.files = append(l.files, f)
 	counted := logSumFile{Name: p.Name, Format: f.format.Name()}
 	l.tell(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name()))
@@ -279,7 +281,7 @@ func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 				yield(nil, fmt.Errorf("%s, line %d: %w", f.name, item.Line, err)) // it was parsed once
 				return
 			}
-			one := &loggedLine{f.name, item.Line, requestOf(f.format, &r, item.Time, item.ID)}
+			one := &loggedLine{f.name, item.Line, requestOf(f, &r, item.Time, item.ID)}
 			if !yield(one, nil) {
 				return
 			}
@@ -304,16 +306,16 @@ func cutDirective(payload []byte) (fields, line []byte) {
 	return nil, payload
 }
 
-func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.Identity) admin.LoggedRequest {
+func requestOf(f *logFile, r *accesslog.Record, at int64, id accesslog.Identity) admin.LoggedRequest {
 	out := admin.LoggedRequest{
 		At: at, LineAt: time.Unix(0, at).Unix(), Line: slices.Clone(id[:]),
 		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.Scheme == accesslog.SchemeHTTPS,
-		HasBody: f.Body(), Body: bytes.Clone(r.Body),
+		HasBody: f.format.Body(), Body: bytes.Clone(r.Body),
 	}
 	if a, err := netip.ParseAddrPort(out.Remote); err == nil {
 		out.Remote = a.Addr().String()
 	}
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(append(f.Headers(), logHeaders...)))) {
+	for _, name := range f.header {
 		if value, _ := r.Header(name); len(value) > 0 {
 			out.Header = append(out.Header, []byte(name), bytes.Clone(value))
 		}
