@@ -13,7 +13,7 @@ import (
 
 // maxImportAnon is the most anonymous memory that sluice import may have with its
 // default --memory of 256 MiB, in MiB.
-const maxImportAnon = 400
+const maxImportAnon = 352
 
 // importPart takes access logs with sluice import, first a tenth of the lines and then
 // all of them, each time into a new edge whose Matomo is away. Memory must not grow with
