@@ -104,14 +104,20 @@ func (q *Queue) Imports() []Import {
 	defer q.mu.RUnlock()
 	out := make([]Import, 0, len(q.imports))
 	for _, i := range q.imports {
-		e := i.Import
-		i.stream.mu.Lock()
-		t := i.stream.st.total
-		i.stream.mu.Unlock()
-		e.Accepted, e.Delivered, e.Invalid, e.Dead = t.accepted, t.delivered, t.invalid, t.dead
-		out = append(out, e)
+		out = append(out, i.counted())
 	}
 	return out
+}
+
+// counted gives the import with what its stream has counted. The caller holds importing or
+// the streams' mu.
+func (i *importStream) counted() Import {
+	e := i.Import
+	i.stream.mu.Lock()
+	t := i.stream.st.total
+	i.stream.mu.Unlock()
+	e.Accepted, e.Delivered, e.Invalid, e.Dead = t.accepted, t.delivered, t.invalid, t.dead
+	return e
 }
 
 // countImports counts those in a state, and their hits that are not settled.
@@ -126,8 +132,8 @@ func (q *Queue) countImports(state ImportState) (n int, pending int64) {
 }
 
 // BeginImport opens an import of hits that were received from one time to another, as far
-// as the caller knows. It returns [ErrImportOpen] while another one is open, and
-// [ErrFull].
+// as the caller knows. While another one is open it returns that one and [ErrImportOpen].
+// It returns [ErrFull].
 func (q *Queue) BeginImport(note string, from, to time.Time) (Import, error) {
 	q.importing.Lock()
 	defer q.importing.Unlock()
@@ -135,7 +141,7 @@ func (q *Queue) BeginImport(note string, from, to time.Time) (Import, error) {
 		return Import{}, err
 	}
 	if i := q.openImport(); i != nil {
-		return i.Import, ErrImportOpen
+		return i.counted(), ErrImportOpen
 	}
 	var generation uint64
 	for generation == 0 || q.of(generation) != nil {

@@ -117,7 +117,7 @@ func TestAnImportIsMergedByTime(t *testing.T) {
 	mustImport(t, q, id, 3, 7, 9)
 	live, _ := oldSets(2, 3, 8)
 	mustAppend(t, q, live...)
-	if got, err := q.BeginImport("", noon, noon); !errors.Is(err, ErrImportOpen) || got.ID != id {
+	if got, err := q.BeginImport("", noon, noon); !errors.Is(err, ErrImportOpen) || got.ID != id || got.Accepted != 6 {
 		t.Errorf("a second import: %v, %v", got, err)
 	}
 	if s := q.Stats(); s.Pending != 9 || s.Accepted != 9 {

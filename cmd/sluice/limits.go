@@ -20,6 +20,9 @@ const (
 	// would run all the time.
 	commonConnections = 1000
 	connectionMemory  = 20 << 10
+	// importMemory is what an import of logs may have besides its memory for sorting. Most
+	// of that lives until the end, and twice as much would be taken without a limit.
+	importMemory = 64 << 20
 	// memoryInterval is short beside the time in which so many connections come that
 	// the limit matters.
 	memoryInterval = time.Second
@@ -30,10 +33,10 @@ const (
 	ownFiles = 512
 )
 
-// limitMemory sets Go's soft limit, unless the environment sets one.
-func limitMemory(env []string) {
+// limitMemory sets Go's soft limit in bytes, unless the environment sets one.
+func limitMemory(env []string, limit int64) {
 	if lookup(env, "GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
+		debug.SetMemoryLimit(limit)
 	}
 }
 

@@ -95,6 +95,7 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 	if err != nil {
 		return &failure{exitUsage, "import", err, "sluice import --help"}
 	}
+	limitMemory(o.env, int64(c.Memory)+importMemory)
 	return call{"import", &c.Client, false}.reach(ctx, o, l, k, func(client *admin.Client) error {
 		// A long reading in vain helps nobody.
 		if _, err := client.Stats(ctx); err != nil {

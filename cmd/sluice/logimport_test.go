@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -21,11 +22,15 @@ import (
 
 	"github.com/VictoriaMetrics/metrics"
 
+	"sluice/internal/hit"
 	"sluice/internal/testkit"
 	"sluice/queue"
 )
 
-var importLogLines = flag.Int("import-log-lines", 20_000, "lines of the import that is killed")
+var (
+	importLogLines = flag.Int("import-log-lines", 10_000, "lines of the import that is killed")
+	importKills    = flag.Int("import-kills", 6, "how often it is")
+)
 
 // logLine is the nth of a million lines of different requests, in the order of their times.
 func logLine(n int) string {
@@ -245,66 +250,89 @@ func TestImportOfItsOwnLog(t *testing.T) {
 }
 
 // TestKilledImports: whenever the command or the edge dies, the command given again comes
-// to the same end: each line once.
+// to the end that an undisturbed import comes to.
 func TestKilledImports(t *testing.T) {
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	data := filepath.Join(dir, "data")
 	logs := make([][]string, 2)
 	for i := range *importLogLines {
 		logs[i%2] = append(logs[i%2], logLine(i))
 	}
 	files := []string{writeLog(t, filepath.Join(dir, "a.log"), logs[0]...), writeLog(t, filepath.Join(dir, "b.log"), logs[1]...)}
-	p := newEdgeProcess(t, nobody, data)
-	p.start()
-	command := func() *exec.Cmd {
-		return exec.Command(path, append([]string{"import", "--admin.listen=" + strings.TrimPrefix(p.private, "http://"), "--data-dir=" + data}, files...)...)
-	}
-	began := time.Now()
-	whole := time.Second
+	// An import into a new edge, killed after some times; it gives the hits.
 	kills := 0
-	for round := range 12 {
-		cmd := command()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		wait := time.Duration(rand.Int64N(int64(whole)))
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }() // it ends by itself or is killed
-		select {
-		case err := <-ended:
-			if round == 0 && err == nil {
-				whole = time.Since(began)
-			}
-			continue
-		case <-time.After(wait):
-		}
-		kills++
-		if round%2 == 0 {
-			_ = cmd.Process.Kill() // it may have ended just now
-			<-ended
-			continue
-		}
-		p.kill()
-		<-ended
+	var whole time.Duration // of the last one that was not killed
+	outcome := func(name string, after func() <-chan time.Time) string {
+		data := filepath.Join(dir, name)
+		p := newEdgeProcess(t, nobody, data)
 		p.start()
+		before := kills
+		for complete := false; !complete; {
+			var out bytes.Buffer
+			cmd := exec.Command(path, append([]string{"import", "--admin.listen=" + strings.TrimPrefix(p.private, "http://"), "--data-dir=" + data}, files...)...)
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }() // it ends by itself or is killed
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Fatalf("after %d kills: %v\n%s", kills, err, &out)
+				}
+				if complete = true; kills == before {
+					whole = time.Since(began)
+				}
+			case <-after():
+				if kills++; kills%2 == 0 {
+					_ = cmd.Process.Kill() // it may have ended just now
+					<-ended
+					continue
+				}
+				p.kill()
+				<-ended
+				p.start()
+			}
+		}
+		p.stop()
+		return importedHits(t, data, *importLogLines)
 	}
-	out, err := command().CombinedOutput()
-	if err != nil {
-		t.Fatalf("the last import: %v\n%s", err, out)
+	want := outcome("undisturbed", func() <-chan time.Time { return nil })
+	for round := 0; kills < *importKills; round++ {
+		got := outcome(strconv.Itoa(round), func() <-chan time.Time {
+			if kills == *importKills {
+				return nil
+			}
+			return time.After(time.Duration(rand.Int64N(int64(whole))))
+		})
+		if got != want {
+			t.Errorf("after %d kills the hits are others than without", kills)
+		}
+		t.Logf("import %d: %d kills so far", round, kills)
 	}
-	p.stop()
+}
+
+// importedHits gives a digest of the hits that one import has left, which are to be so
+// many, in the order of their times and no two alike.
+func importedHits(t *testing.T, data string, n int) string {
+	t.Helper()
 	q := mustOpen(t, data)
 	defer q.Close()
-	if s := q.Stats(); s.Accepted != int64(*importLogLines) || s.Pending != s.Accepted || s.Difference != 0 {
-		t.Errorf("after %d kills: %+v", kills, s)
+	if s := q.Stats(); s.Accepted != int64(n) || s.Pending != s.Accepted || s.Difference != 0 {
+		t.Fatalf("got %+v, want %d hits", s, n)
 	}
+	if all := q.Imports(); len(all) != 1 || all[0].State != queue.ImportComplete {
+		t.Fatalf("got imports %+v, want one that is complete", all)
+	}
+	sum := sha256.New()
 	last := int64(0)
-	seen := map[string]bool{}
-	for len(seen) < *importLogLines {
+	seen := make(map[string]bool, n)
+	for len(seen) < n {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		hits, err := q.Lease(ctx, 1000)
 		cancel()
@@ -316,14 +344,15 @@ func TestKilledImports(t *testing.T) {
 				t.Fatalf("%v is older than the one before", h.ID)
 			}
 			last = h.ReceivedAt
-			_, n, _ := strings.Cut(string(h.Params), "&r=")
-			if _, err := strconv.Atoi(n); err != nil || seen[n] {
-				t.Fatalf("hit %q is there twice, or is none", n)
+			_, number, _ := strings.Cut(string(h.Params), "&r=")
+			if _, err := strconv.Atoi(number); err != nil || seen[number] {
+				t.Fatalf("hit %q is there twice, or is none", number)
 			}
-			seen[n] = true
+			seen[number] = true
+			sum.Write(hit.AppendRequestSet(nil, &hit.RequestSet{ReceivedAt: h.ReceivedAt, Environment: *h.Environment, Hits: []hit.Hit{h.Hit}}))
 		}
 	}
-	t.Logf("%d kills", kills)
+	return string(sum.Sum(nil))
 }
 
 func mustOpen(t *testing.T, dir string) *queue.Queue {

@@ -55,14 +55,6 @@ func logImportOf(i queue.Import) admin.LogImport {
 // Begin is part of [admin.LogImports].
 func (r logImportRoom) Begin(order admin.BeginLogImport) (admin.LogImport, error) {
 	i, err := r.queue.BeginImport(order.Note, order.From, order.To)
-	if errors.Is(err, queue.ErrImportOpen) {
-		// The caller gives up an import that has nothing, and must know what this one has.
-		for _, o := range r.queue.Imports() {
-			if o.ID == i.ID {
-				i = o
-			}
-		}
-	}
 	return logImportOf(i), logImportError(err)
 }
 

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,7 +64,8 @@ type logFile struct {
 	server string // whose log it is
 	format *accesslog.Format
 	parser *accesslog.Parser
-	fields []byte // the directive that was in force last: a parser that goes back needs it
+	header []string // the names of headers that are asked for
+	fields []byte   // the directive that was in force last: a parser that goes back needs it
 
 	noted int    // of the tracking requests
 	held  []bool // by them, in the order of logLacks
@@ -166,6 +167,7 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path, before int64) er
 		return nil
 	}
 	f.parser = f.format.NewParser()
+	f.header = slices.Compact(slices.Sorted(slices.Values(append(f.format.Headers(), logHeaders...))))
 	l.files = append(l.files, f)
 	counted := logSumFile{Name: p.Name, Server: f.server, Format: f.format.Name()}
 	l.progress.say(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name()))
@@ -358,7 +360,7 @@ func (l *logReader) sorted(ctx context.Context) iter.Seq2[*loggedLine, error] {
 				yield(nil, fmt.Errorf("%s, line %d: %w", f.name, item.Line, err)) // it was parsed once
 				return
 			}
-			one := &loggedLine{f, item.Line, requestOf(f.format, &r, item.Time, item.ID)}
+			one := &loggedLine{f, item.Line, requestOf(f, &r, item.Time, item.ID)}
 			if !yield(one, nil) {
 				return
 			}
@@ -389,16 +391,16 @@ func cutDirective(payload []byte) (fields, line []byte) {
 	return nil, payload
 }
 
-func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.Identity) admin.LoggedRequest {
+func requestOf(f *logFile, r *accesslog.Record, at int64, id accesslog.Identity) admin.LoggedRequest {
 	out := admin.LoggedRequest{
 		At: at, LineAt: time.Unix(0, at).Unix(), Line: slices.Clone(id[:]),
 		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.Scheme == accesslog.SchemeHTTPS,
-		HasBody: f.Body() || r.Body != nil, Body: bytes.Clone(r.Body),
+		HasBody: f.format.Body() || r.Body != nil, Body: bytes.Clone(r.Body),
 	}
 	if a, err := netip.ParseAddrPort(out.Remote); err == nil {
 		out.Remote = a.Addr().String()
 	}
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(append(f.Headers(), logHeaders...)))) {
+	for _, name := range f.header {
 		if value, _ := r.Header(name); len(value) > 0 {
 			out.Header = append(out.Header, []byte(name), bytes.Clone(value))
 		}
@@ -418,7 +420,7 @@ const (
 	logBatchBytes = 4 << 20
 )
 
-// batches gives the requests in runs, as lines of JSON.
+// batches gives the requests in runs.
 func (l *logReader) batches(ctx context.Context) iter.Seq2[[]*loggedLine, error] {
 	return func(yield func([]*loggedLine, error) bool) {
 		var batch []*loggedLine
@@ -445,8 +447,7 @@ func (l *logReader) batches(ctx context.Context) iter.Seq2[[]*loggedLine, error]
 
 func encodeBatch(batch []*loggedLine) ([]byte, error) {
 	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
+	e := gob.NewEncoder(&b)
 	for _, one := range batch {
 		if err := e.Encode(&one.request); err != nil {
 			return nil, err

@@ -70,7 +70,7 @@ type edge struct {
 // serve builds the edge, lives through it and takes it down: settings, queue,
 // private listener (live, not ready), sink, public listener, ready.
 func serve(o *printer, start *reading) error {
-	limitMemory(o.env)
+	limitMemory(o.env, memoryLimit)
 	s, level := start.settings, new(slog.LevelVar)
 	level.Set(logLevel(string(s.Log.Level)))
 	log := newLogger(o.stderr, string(s.Log.Format), level)
