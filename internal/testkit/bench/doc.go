@@ -28,6 +28,7 @@
 //	go run ./internal/testkit/bench -only accept-http   some parts
 //	go run ./internal/testkit/bench -only files,pages,idle -rounds 5
 //	go run ./internal/testkit/bench -profile DIR        CPU profiles of sluice, by part
+//	go run ./internal/testkit/bench -only import -import-lines 10000000 -limit 1h
 //
 // The parts accept-*, files-* and pages-* need nginx and wrk. The part idle holds
 // 10,000 connections over TLS and needs a limit of 15,000 open files for itself and as
