@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"sluice/internal/accesslog"
 	"sluice/internal/testkit"
 )
 
@@ -82,13 +84,13 @@ func TestImportReadsWhatIsLeftOfLogs(t *testing.T) {
 }
 
 // TestImportOfLargeHeaders: requests whose headers are longer than their parameters are
-// stored in as many transactions as that takes.
+// sent and stored in as many parts as that takes.
 func TestImportOfLargeHeaders(t *testing.T) {
 	dir := t.TempDir()
 	s := startServer(t, filepath.Join(dir, "data"), nobody)
 	var lines []string
 	for i := range 1000 {
-		lines = append(lines, strings.Replace(logLine(i), `"M"`, `"`+strings.Repeat("M", 5000)+`"`, 1))
+		lines = append(lines, strings.Replace(logLine(i), `"M"`, `"`+strings.Repeat("M", 20_000)+`"`, 1))
 	}
 	if sum, stderr := s.importing(exitOK, writeLog(t, filepath.Join(dir, "a.log"), lines...)); sum.Hits != 1000 || sum.State != "complete" {
 		t.Errorf("%+v %s", sum, stderr)
@@ -123,4 +125,21 @@ func TestImportGivenAgainKeepsWhatIsOpen(t *testing.T) {
 		t.Errorf("with late hits allowed: %+v", sum)
 	}
 	wait(3)
+}
+
+// TestImportStopsReading: whoever interrupts the reading of long logs does not wait for
+// their end.
+func TestImportStopsReading(t *testing.T) {
+	sorter, err := accesslog.OpenSorter(accesslog.SortConfig{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sorter.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	sum := &logSum{Skipped: map[string]int64{}, Faulty: map[string]int64{}}
+	l := &logReader{sorter: sorter, sum: sum, tell: func(string) { cancel() }, told: time.Now()} // it tells of each file
+	err = l.read(ctx, []string{writeLog(t, filepath.Join(t.TempDir(), "a.log"), logLine(1), logLine(2))})
+	if !errors.Is(err, context.Canceled) || sum.Lines != 0 {
+		t.Errorf("got %v after %d lines", err, sum.Lines)
+	}
 }

@@ -178,6 +178,9 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path) error {
 	l.tell(fmt.Sprintf("%s: %s", printable(p.Name), f.format.Name()))
 	var r accesslog.Record
 	take := func(line accesslog.Line) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		counted.Lines++
 		l.sum.Lines++
 		if time.Since(l.told) > logTellEvery {
@@ -406,7 +409,8 @@ func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.
 	return out
 }
 
-// How much is sent at once: an answer is waited for before more is.
+// How much is sent at once: an answer is waited for before more is. As JSON it is half as
+// much again, which stays below [admin.MaxImport].
 const (
 	logBatchLines = 2000
 	logBatchBytes = 4 << 20
@@ -422,14 +426,17 @@ func (l *logReader) batches(ctx context.Context) iter.Seq2[[]*loggedLine, error]
 				yield(nil, err)
 				return
 			}
-			batch = append(batch, one)
-			size += len(one.request.Target) + len(one.request.Body) + 500
-			if len(batch) == logBatchLines || size >= logBatchBytes {
+			n := 500 + len(one.request.Target) + len(one.request.Body)
+			for _, text := range one.request.Header {
+				n += len(text)
+			}
+			if len(batch) == logBatchLines || len(batch) > 0 && size+n > logBatchBytes {
 				if !yield(batch, nil) {
 					return
 				}
 				batch, size = nil, 0
 			}
+			batch, size = append(batch, one), size+n
 		}
 		if len(batch) > 0 {
 			yield(batch, nil)
