@@ -390,7 +390,7 @@ func requestOf(f *accesslog.Format, r *accesslog.Record, at int64, id accesslog.
 	out := admin.LoggedRequest{
 		At: at, LineAt: time.Unix(0, at).Unix(), Line: slices.Clone(id[:]),
 		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.Scheme == accesslog.SchemeHTTPS,
-		HasBody: f.Body(), Body: bytes.Clone(r.Body),
+		HasBody: f.Body() || len(r.Body) > 0, Body: bytes.Clone(r.Body),
 	}
 	if a, err := netip.ParseAddrPort(out.Remote); err == nil {
 		out.Remote = a.Addr().String()
