@@ -210,6 +210,9 @@ func TestASetThatNeverFitsIsRefused(t *testing.T) {
 	if err := q.Append(t.Context(), s); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("Append = %v, want ErrTooLarge", err)
 	}
+	if _, err := Size(s); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("Size = %v, want ErrTooLarge", err)
+	}
 	big := aSet(0, 20000, 1) // larger than a block, cut into several
 	mustAppend(t, q, big)
 	if got := leaseAll(t, q, 20000); len(got) != 20000 {

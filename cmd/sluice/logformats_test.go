@@ -53,6 +53,7 @@ func TestImportOfEachFormat(t *testing.T) {
 			`192.0.2.7 [01/Mar/2026:12:00:01 +0000] "POST /matomo.php HTTP/1.1" 204 "` + loggedQuery + "\"\n", "nginx format", "12:00:01", "192.0.2.7", "", ""},
 		{"nginx-json", "", plain, `{"time":"2026-03-01T12:00:04+00:00","remote_addr":"192.0.2.7","request":"` + loggedRequest + `","status":"200","request_time":"3.0","http_user_agent":"Agent \"q\"","http_accept_language":"de-CH,de;q=0.9"}` + "\n",
 			"nginx-json", "12:00:01", "192.0.2.7", `Agent "q"`, language},
+		{"nginx-json-body", "--format=nginx-json", plain, `{"time":"2026-03-01T12:00:01+00:00","remote_addr":"192.0.2.7","request":"POST /matomo.php HTTP/1.1","status":"204","request_body":"` + loggedQuery + "\"}\n", "nginx-json", "12:00:01", "192.0.2.7", "", ""},
 		{"apache-format", `--apache-format=LogFormat "%a %{%Y-%m-%dT%H:%M:%S%z}t \"%r\" %>s \"%{User-Agent}i\" \"%{Accept-Language}i\" %D" mine`, plain,
 			`192.0.2.7 2026-03-01T13:00:01+0100 "` + loggedRequest + `" 200 "Agent/1 (x; y)" "de-CH,de;q=0.9" 2500000` + "\n", "Apache format", "12:00:01", "192.0.2.7", agent, language},
 		{"caddy", "", plain, `{"level":"info","ts":1772366403.5,"logger":"http.log.access","msg":"handled request","request":{"remote_ip":"192.0.2.7","proto":"HTTP/2.0","method":"GET","host":"s.example","uri":"/matomo.php?` + strings.ReplaceAll(loggedQuery, "&", `\u0026`) +

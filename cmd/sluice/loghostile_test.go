@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/internal/accesslog"
 	"sluice/internal/testkit"
 )
 
@@ -81,13 +82,13 @@ func TestImportReadsWhatIsLeftOfLogs(t *testing.T) {
 }
 
 // TestImportOfLargeHeaders: requests whose headers are longer than their parameters are
-// stored in as many transactions as that takes.
+// sent and stored in as many parts as that takes.
 func TestImportOfLargeHeaders(t *testing.T) {
 	dir := t.TempDir()
 	s := startServer(t, filepath.Join(dir, "data"), nobody)
 	var lines []string
 	for i := range 1000 {
-		lines = append(lines, strings.Replace(logLine(i), `"M"`, `"`+strings.Repeat("M", 5000)+`"`, 1))
+		lines = append(lines, strings.Replace(logLine(i), `"M"`, `"`+strings.Repeat("M", 20_000)+`"`, 1))
 	}
 	if sum, stderr := s.importing(exitOK, writeLog(t, filepath.Join(dir, "a.log"), lines...)); sum.Hits != 1000 || sum.State != "complete" {
 		t.Errorf("%+v %s", sum, stderr)

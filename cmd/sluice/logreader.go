@@ -395,7 +395,7 @@ func requestOf(f *logFile, r *accesslog.Record, at int64, id accesslog.Identity)
 	out := admin.LoggedRequest{
 		At: at, LineAt: time.Unix(0, at).Unix(), Line: slices.Clone(id[:]),
 		Remote: string(r.Remote), Method: string(r.Method), Target: bytes.Clone(r.Target), HTTPS: r.Scheme == accesslog.SchemeHTTPS,
-		HasBody: f.format.Body() || r.Body != nil, Body: bytes.Clone(r.Body),
+		HasBody: f.format.Body() || len(r.Body) > 0, Body: bytes.Clone(r.Body),
 	}
 	if a, err := netip.ParseAddrPort(out.Remote); err == nil {
 		out.Remote = a.Addr().String()
@@ -414,7 +414,8 @@ func requestOf(f *logFile, r *accesslog.Record, at int64, id accesslog.Identity)
 	return out
 }
 
-// How much is sent at once: an answer is waited for before more is.
+// How much is sent at once: an answer is waited for before more is. As JSON it is half as
+// much again, which stays below [admin.MaxImport].
 const (
 	logBatchLines = 2000
 	logBatchBytes = 4 << 20
@@ -430,14 +431,17 @@ func (l *logReader) batches(ctx context.Context) iter.Seq2[[]*loggedLine, error]
 				yield(nil, err)
 				return
 			}
-			batch = append(batch, one)
-			size += len(one.request.Target) + len(one.request.Body) + 500
-			if len(batch) == logBatchLines || size >= logBatchBytes {
+			n := 500 + len(one.request.Target) + len(one.request.Body)
+			for _, text := range one.request.Header {
+				n += len(text)
+			}
+			if len(batch) == logBatchLines || len(batch) > 0 && size+n > logBatchBytes {
 				if !yield(batch, nil) {
 					return
 				}
 				batch, size = nil, 0
 			}
+			batch, size = append(batch, one), size+n
 		}
 		if len(batch) > 0 {
 			yield(batch, nil)
