@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"sluice/internal/accesslog"
 	"sluice/internal/testkit"
 )
 
