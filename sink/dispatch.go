@@ -64,7 +64,7 @@ func (d *dispatcher) lease(ctx context.Context) {
 		if !ok {
 			return
 		}
-		pending, err := d.s.src.Lease(ctx, room)
+		pending, err := d.leaseUnpaused(ctx, room)
 		if ctx.Err() != nil {
 			return
 		}
@@ -85,6 +85,36 @@ func (d *dispatcher) lease(ctx context.Context) {
 		case d.leased <- items:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// leaseUnpaused leases hits once nobody pauses the drain: what is not in hand yet can
+// still be put behind the older hits of an import.
+func (d *dispatcher) leaseUnpaused(ctx context.Context, room int) ([]hit.Pending, error) {
+	for {
+		changed := d.s.brk.changes()
+		if _, paused := d.s.brk.untilPauseEnds(); paused {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			continue
+		}
+		waiting, cancel := context.WithCancel(ctx)
+		go func() { // ended by cancel
+			select {
+			case <-changed:
+				cancel()
+			case <-waiting.Done():
+			}
+		}()
+		pending, err := d.s.src.Lease(waiting, room)
+		interrupted := waiting.Err() != nil
+		cancel()
+		if err == nil || !interrupted || ctx.Err() != nil {
+			return pending, err
 		}
 	}
 }

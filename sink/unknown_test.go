@@ -268,6 +268,16 @@ func TestPause(t *testing.T) {
 		if st.State != StatePaused || st.Reason != ReasonManual || st.Pause == nil || st.Pause.Who != "ann" || b.Healthy() {
 			t.Errorf("state %s %s pause %+v healthy %v, want paused manual by ann", st.State, st.Reason, st.Pause, b.Healthy())
 		}
+		leased := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			src.mu.Lock()
+			defer src.mu.Unlock()
+			if len(src.leased) != want {
+				t.Errorf("%d hits are in hand, want %d", len(src.leased), want)
+			}
+		}
+		leased(0) // an import that comes may have older ones
 		if n := m.Commits("a"); n != 0 {
 			t.Errorf("a hit was sent during the pause")
 		}
@@ -277,8 +287,10 @@ func TestPause(t *testing.T) {
 			t.Errorf("recorded %d times after the pause's end, healthy %v", n, b.Healthy())
 		}
 		b.Pause("ann", "again", time.Now().Add(time.Hour))
+		synctest.Wait()
 		src.add(hitOf(1, "b"))
 		time.Sleep(time.Minute)
+		leased(1)
 		b.Resume("bob")
 		time.Sleep(time.Second)
 		synctest.Wait()
