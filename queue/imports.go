@@ -137,11 +137,11 @@ func (q *Queue) countImports(state ImportState) (n int, pending int64) {
 func (q *Queue) BeginImport(note string, from, to time.Time) (Import, error) {
 	q.importing.Lock()
 	defer q.importing.Unlock()
-	if err := q.roomToImport(); err != nil {
-		return Import{}, err
-	}
 	if i := q.openImport(); i != nil {
 		return i.counted(), ErrImportOpen
+	}
+	if err := q.roomToImport(); err != nil {
+		return Import{}, err
 	}
 	var generation uint64
 	for generation == 0 || q.of(generation) != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/internal/config"
 	"sluice/internal/testkit"
 )
 
@@ -114,4 +115,29 @@ func TestImportGivenAgainKeepsWhatIsOpen(t *testing.T) {
 		t.Errorf("with late hits allowed: %+v", sum)
 	}
 	delivered(t, m, 3)
+}
+
+// TestOneImportAtATime: a second command leaves the first one's import alone, and ends.
+func TestOneImportAtATime(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	s := startServer(t, data, nobody)
+	log := writeLog(t, filepath.Join(dir, "a.log"), logLine(0))
+	first := &logImportCommand{Client: config.Client{DataDir: data}}
+	release, err := first.lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := s.run("import", log); code != exitNotNow || !strings.Contains(stderr, "another import is running") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	if sum, _ := s.importing(exitOK, "--dry-run", log); sum.Hits != 1 {
+		t.Errorf("dry run: %+v", sum)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if sum, _ := s.importing(exitOK, log); sum.Hits != 1 {
+		t.Errorf("%+v", sum)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 
 	"sluice/internal/accesslog"
 	"sluice/internal/admin"
@@ -97,13 +98,18 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 	}
 	limitMemory(o.env, int64(c.Memory)+importMemory)
 	return call{"import", &c.Client, false}.reach(ctx, o, l, k, func(client *admin.Client) error {
+		release, err := c.lock()
+		if err != nil {
+			return err
+		}
+		defer release()
 		// A long reading in vain helps nobody.
 		if _, err := client.Stats(ctx); err != nil {
 			return err
 		}
 		sum := newLogSum(c.DryRun)
 		progress := newLogProgress(o, c.JSON)
-		err := c.run(ctx, client, how, sum, progress, who(o.process))
+		err = c.run(ctx, client, how, sum, progress, who(o.process))
 		progress.stop()
 		if c.JSON {
 			if jerr := o.json(sum); jerr != nil {
@@ -127,6 +133,35 @@ func (c *logImportCommand) Run(ctx context.Context, o *printer, l *config.Loader
 	})
 }
 
+// lock keeps a second import out of the way of the first one, as far as both are where the
+// data directory is.
+func (c *logImportCommand) lock() (release func() error, err error) {
+	release = func() error { return nil }
+	if c.DryRun {
+		return release, nil
+	}
+	dir, err := os.Open(c.DataDir)
+	if err != nil {
+		return release, nil // it is elsewhere, or not for this user
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, &failure{exitNotNow, "import", errors.Join(errors.New("another import is running here"), dir.Close()), "the same command again when that has ended"}
+	}
+	return dir.Close, nil // which ends the lock
+}
+
+// note says what an import is made from.
+func (c *logImportCommand) note() string {
+	note := strings.Join(c.Files, " ")
+	if len(note) > maxNote {
+		note = fmt.Sprintf("%s and more, %d in all", c.Files[0][:min(len(c.Files[0]), maxNote)], len(c.Files))
+	}
+	return note
+}
+
+// maxNote bounds what is remembered of an import's files, in bytes.
+const maxNote = 200
+
 func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how logReading, sum *logSum, progress *logProgress, who string) error {
 	sorter, err := accesslog.OpenSorter(accesslog.SortConfig{Dir: cmp.Or(c.Temporary, os.TempDir()), Memory: int64(c.Memory)})
 	if err != nil {
@@ -143,7 +178,7 @@ func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how lo
 	empty := false // so is the import
 	if !c.DryRun {
 		fresh := true
-		i, err := client.BeginLogImport(ctx, admin.BeginLogImport{Note: strings.Join(c.Files, " "), From: *sum.From, To: *sum.To, Who: who})
+		i, err := client.BeginLogImport(ctx, admin.BeginLogImport{Note: c.note(), From: *sum.From, To: *sum.To, Who: who})
 		if errors.Is(err, admin.ErrImportOpen) {
 			progress.say("import " + i.ID + " was left open, and goes on")
 			fresh, err = i.Accepted == 0, nil
@@ -236,7 +271,11 @@ func (c *logStatusCommand) Run(ctx context.Context, o *printer, l *config.Loader
 		}
 		rows := make([][]string, 0, len(list.Imports))
 		for _, i := range list.Imports {
-			rows = append(rows, []string{i.ID, i.State, i.From.UTC().Format(time.DateTime), i.To.UTC().Format(time.DateTime), number(i.Accepted), number(i.Delivered), number(i.Pending), number(i.Invalid), number(i.Dead), printable(i.Note)})
+			state := i.State
+			if i.Forgotten {
+				state += ", forgotten"
+			}
+			rows = append(rows, []string{i.ID, state, i.From.UTC().Format(time.DateTime), i.To.UTC().Format(time.DateTime), number(i.Accepted), number(i.Delivered), number(i.Pending), number(i.Invalid), number(i.Dead), printable(i.Note)})
 		}
 		o.table([]string{"IMPORT", "STATE", "FROM (UTC)", "TO (UTC)", "HITS", "DELIVERED", "PENDING", "INVALID", "BURIED", "FILES"}, rows)
 		return nil

@@ -197,7 +197,11 @@ func (o *printer) logSum(s *logSum) {
 	if s.DryRun {
 		verb = "would be taken"
 	}
-	o.printf("%s  %s hits %s, of %s lines in %d files\n", o.mark(toneOK), number(s.Hits), verb, number(s.Lines), len(s.Files))
+	tone := toneOK
+	if len(s.Faulty) > 0 {
+		tone = toneWarn
+	}
+	o.printf("%s  %s hits %s, of %s lines in %d files\n", o.mark(tone), number(s.Hits), verb, number(s.Lines), len(s.Files))
 	for _, site := range slices.Sorted(maps.Keys(s.Sites)) {
 		o.printf("    site %s: %s\n", site, number(s.Sites[site]))
 	}

@@ -22,7 +22,7 @@ var (
 	// ErrImportOpen: another import is open.
 	ErrImportOpen = errors.New("another import is open")
 	// ErrNoImport: there is no such import, or not in that state.
-	ErrNoImport = errors.New("no such import")
+	ErrNoImport = errors.New("no such import, or it is in another state")
 	// ErrLate: hits are older than others of their visitors that were delivered.
 	ErrLate = errors.New("hits are older than hits of their visitors that were delivered")
 	// ErrLateUnknown: nobody can say now whether hits are.
