@@ -96,7 +96,8 @@ func (f Finding) fault(text string) Finding {
 // the plugin answers a bulk with an image.
 func (s *Sink) queuedTracking(ctx context.Context) (on, known bool) {
 	to := strings.Replace(s.client.bulkURL, "queuedtracking=0", "queuedtracking=1", 1)
-	a := s.client.post(ctx, to, []byte(tokenlessCanary), func(h http.Header) { h.Set("Content-Type", "application/json") })
+	canary := strings.Replace(tokenlessCanary, "rec=0", "rec=0&sluice="+s.queuedMark(), 1)
+	a := s.client.post(ctx, to, []byte(canary), func(h http.Header) { h.Set("Content-Type", "application/json") })
 	if a.err != nil || a.status != http.StatusOK {
 		return false, false
 	}

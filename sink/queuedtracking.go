@@ -1,9 +1,14 @@
 package sink
 
 import (
+	"bytes"
+	"compress/zlib"
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -12,9 +17,11 @@ import (
 const (
 	// queuedEvery is how often QueuedTracking's tables are looked into.
 	queuedEvery = 30 * time.Second
-	// queuedAsk is how often Matomo is asked whether the plugin is on, where its tables
-	// do not show: each question is put into that queue if it is.
+	// queuedAsk is how often Matomo is asked whether the plugin is on, where nothing is in
+	// its tables: each question is put into its queue if it is.
 	queuedAsk = 10 * time.Minute
+	// queuedRead is how many rows of a table are read, to tell our questions from hits.
+	queuedRead = 100
 )
 
 // A QueuedTracking is what is known of Matomo's plugin of that name, which keeps hits
@@ -31,6 +38,9 @@ type queuedWatch struct {
 	mu    sync.Mutex
 	found QueuedTracking
 	asked time.Time
+	// shown: the tables are the plugin's queue, or it is off. They may also be left from
+	// before it went over to Redis.
+	shown bool
 }
 
 func (w *queuedWatch) get() QueuedTracking {
@@ -65,25 +75,40 @@ func (s *Sink) watchQueued(ctx context.Context) {
 
 func (s *Sink) lookForQueued(ctx context.Context) {
 	found := s.queued.get()
-	if tables, pending, err := s.queuedTables(ctx); err == nil && tables > 0 {
-		// The plugin may be off and have left its tables; what is in them is left to do.
-		s.queued.set(QueuedTracking{Known: true, On: true, Pending: &pending})
-		return
-	}
-	found.Pending = nil
-	if (!found.Known || time.Since(s.queued.asked) >= queuedAsk) && s.brk.sending() {
+	t, err := s.queuedTables(ctx)
+	visible := err == nil && t.tables > 0
+	if visible && (t.pending > 0 || t.own) {
+		s.queued.shown = true
+	} else if (!found.Known || time.Since(s.queued.asked) >= queuedAsk) && s.brk.sending() {
 		if on, known := s.queuedTracking(ctx); known {
 			found.On, found.Known, s.queued.asked = on, true, time.Now()
+			if on && visible {
+				t, err = s.queuedTables(ctx) // the question is there
+				visible = err == nil
+			}
+			s.queued.shown = visible && (!on || t.pending > 0 || t.own)
 		}
+	}
+	found.Pending = nil
+	if visible && s.queued.shown {
+		// The plugin may be off and have left its tables; what is in them is left to do.
+		found = QueuedTracking{Known: true, On: true, Pending: &t.pending}
 	}
 	s.queued.set(found)
 }
 
-// queuedTables counts the plugin's tables, and what is in them; none when the account
-// may not read each.
-func (s *Sink) queuedTables(ctx context.Context) (tables int, pending int64, err error) {
+// queuedTables is what the plugin's tables have.
+type queuedTables struct {
+	tables  int
+	pending int64 // request sets, without our questions
+	own     bool  // a question of ours
+}
+
+// queuedTables looks into the plugin's tables; there are none when the account may not
+// read each.
+func (s *Sink) queuedTables(ctx context.Context) (found queuedTables, err error) {
 	if s.db == nil {
-		return 0, 0, nil
+		return found, nil
 	}
 	var names []string
 	err = s.db.query(ctx, func(rows *sql.Rows) error {
@@ -100,18 +125,51 @@ func (s *Sink) queuedTables(ctx context.Context) (tables int, pending int64, err
 		}
 		var there []int64
 		there, err = s.db.numbers(ctx, "SELECT COALESCE(MAX(idqueuelist)-MIN(idqueuelist)+1,0) FROM `"+name+"`")
+		if err == nil && there[0] > 0 && there[0] <= queuedRead {
+			there[0] = 0
+			err = s.db.query(ctx, func(rows *sql.Rows) error {
+				var value []byte
+				if err := rows.Scan(&value); err != nil {
+					return err
+				}
+				if s.asksQueued(value) {
+					found.own = true
+				} else {
+					there[0]++
+				}
+				return nil
+			}, "SELECT list_value FROM `"+name+"` LIMIT ?", 2*queuedRead)
+		}
 		if classify(err) == faultAccount {
-			return 0, 0, nil // what is in it is not known, so nothing is
+			return queuedTables{}, nil // what is in it is not known, so nothing is
 		}
 		if err == nil {
-			tables++
-			pending += there[0]
+			found.tables++
+			found.pending += there[0]
 		}
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("look into QueuedTracking's tables: %w", err)
+		return queuedTables{}, fmt.Errorf("look into QueuedTracking's tables: %w", err)
 	}
-	return tables, pending, nil
+	return found, nil
+}
+
+// asksQueued reports whether a row of the plugin's queue is a question of ours: text that
+// PHP's gzcompress has packed.
+func (s *Sink) asksQueued(value []byte) bool {
+	r, err := zlib.NewReader(bytes.NewReader(value))
+	if err != nil {
+		return false
+	}
+	text, err := io.ReadAll(io.LimitReader(r, 64<<10)) // ours is a few hundred bytes
+	return err == nil && bytes.Contains(text, []byte(s.queuedMark()))
+}
+
+// queuedMark stands in our questions. It is the same after a restart, and nobody who
+// lacks the token can put it into a hit.
+func (s *Sink) queuedMark() string {
+	sum := sha256.Sum256([]byte("QueuedTracking " + s.cfg.Token))
+	return hex.EncodeToString(sum[:8])
 }
 
 // likeText makes a name of letters, digits and underscores stand for itself in LIKE.

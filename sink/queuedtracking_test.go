@@ -1,8 +1,11 @@
 package sink
 
 import (
+	"bytes"
+	"compress/zlib"
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,7 +36,7 @@ func wantQueued(t *testing.T, when string, got QueuedTracking, known, on bool, p
 // answer of Matomo does.
 func TestQueuedTrackingByItsTables(t *testing.T) {
 	server := testkit.StartMariaDB(t)
-	const table = "(idqueuelist BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, list_value MEDIUMTEXT NULL)"
+	const table = "(idqueuelist BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, list_value MEDIUMBLOB NULL)"
 	tests := []struct {
 		name    string
 		sql     string // in database matomo
@@ -68,7 +71,7 @@ func TestQueuedTrackingByItsTables(t *testing.T) {
 				s.lookForQueued(t.Context())
 				wantQueued(t, "then", s.QueuedTracking(), true, tt.want, tt.pending)
 			}
-			if tt.pending >= 0 && len(m.Requests()) != 0 {
+			if tt.pending > 0 && len(m.Requests()) != 0 || len(m.Requests()) > 1 {
 				t.Errorf("Matomo is asked %d times although the tables show", len(m.Requests()))
 			}
 			if n := m.Counts().Recorded; n != 0 {
@@ -76,6 +79,53 @@ func TestQueuedTrackingByItsTables(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("tables that are left from before Redis", func(t *testing.T) {
+		server.CreateMatomo("left", "matomo_")
+		server.Exec("USE `left`; CREATE TABLE matomo_queuedtracking_list_v1 " + table)
+		m := testkit.NewMatomo(testkit.MatomoConfig{})
+		m.SetQueuedTracking(true)
+		s := idleSink(t, Config{Endpoint: m.Serve(t) + "/matomo.php", Token: testkit.SuperToken, DSN: server.DSN("", "", "left")})
+		s.lookForQueued(t.Context())
+		wantQueued(t, "before Matomo can be asked", s.QueuedTracking(), false, false, -1)
+		s.startSending()
+		look := func(when string, questions int, pending int64) {
+			t.Helper()
+			asked := len(m.Requests())
+			s.lookForQueued(t.Context())
+			wantQueued(t, when, s.QueuedTracking(), true, true, pending)
+			if n := len(m.Requests()) - asked; n != questions {
+				t.Errorf("%s: %d questions, want %d", when, n, questions)
+			}
+		}
+		look("asked", 1, -1)
+		look("soon after", 0, -1)
+		var packed bytes.Buffer
+		z := zlib.NewWriter(&packed)
+		fmt.Fprintf(z, `{"requests":[{"idsite":"1","rec":"0","sluice":"%s"}]}`, s.queuedMark())
+		z.Close() // no error: it is in memory
+		put := fmt.Sprintf("INSERT INTO `left`.matomo_queuedtracking_list_v1 (list_value) VALUES (0x%x)", packed.Bytes())
+		m.Choose(func(*testkit.Exchange) *testkit.Answer { server.Exec(put); return nil })
+		s.queued.asked = time.Time{}
+		look("when the question is in MySQL", 1, 0)
+		s.queued.asked = time.Time{}
+		look("while it lies there", 0, 0)
+		server.Exec("INSERT INTO `left`.matomo_queuedtracking_list_v1 (list_value) VALUES ('a')")
+		look("with a hit", 0, 1)
+		server.Exec("DELETE FROM `left`.matomo_queuedtracking_list_v1")
+		look("when all is recorded", 1, 0)
+		server.Exec("DELETE FROM `left`.matomo_queuedtracking_list_v1")
+		look("soon after that", 0, 0)
+		m.Choose(nil)
+		s.queued.asked = time.Time{}
+		look("when the questions go to Redis", 1, -1)
+		server.Exec("INSERT INTO `left`.matomo_queuedtracking_list_v1 (list_value) VALUES " + strings.TrimSuffix(strings.Repeat("('a'),", queuedRead+20), ","))
+		look("with many hits", 0, queuedRead+20)
+		m.SetQueuedTracking(false)
+		server.Exec("DELETE FROM `left`.matomo_queuedtracking_list_v1")
+		s.queued.asked = time.Time{}
+		look("when it is off", 1, 0)
+	})
 
 	t.Run("no rights on the table", func(t *testing.T) {
 		server.CreateMatomo("matomo", "matomo_")
@@ -111,6 +161,7 @@ func TestQueuedTrackingByItsTables(t *testing.T) {
 		server.Exec("USE matomo0; CREATE TABLE matomo_queuedtracking_list_v1 " + table)
 		m := testkit.NewMatomo(testkit.MatomoConfig{})
 		s := idleSink(t, Config{Endpoint: m.Serve(t) + "/matomo.php", Token: testkit.SuperToken, DSN: server.DSN("", "", "matomo0")})
+		s.startSending()
 		s.lookForQueued(t.Context())
 		wantQueued(t, "while it answers", s.QueuedTracking(), true, true, 0)
 		server.Kill()
