@@ -279,27 +279,42 @@ func (q *Queue) CompleteImport(ctx context.Context, id string, allowLate bool, j
 }
 
 // CancelImport gives up an import of which nothing was handed out: its hits and what is
-// remembered of them are gone. It returns [ErrNoImport] for one that is not open.
+// remembered of them are gone. It returns [ErrNoImport] for any other.
 func (q *Queue) CancelImport(id string) error {
 	q.importing.Lock()
 	defer q.importing.Unlock()
-	i := q.openImport()
-	if i == nil || i.ID != id {
-		return ErrNoImport
+	i, err := q.giveUp(id)
+	if err != nil {
+		return err
 	}
-	next := *i
-	next.State = importCancelled
-	if err := q.writeMark(&next); err != nil {
-		return fmt.Errorf("cancel an import: %w", err)
-	}
-	q.mu.Lock()
-	q.imports = slices.DeleteFunc(q.imports, func(o *importStream) bool { return o == i })
-	q.mu.Unlock()
 	q.guard.pending.Add(-i.stream.st.pendingBytes())
-	if err := errors.Join(i.seen.close(), q.endStream(i)); err != nil {
+	if i.seen != nil {
+		err = i.seen.close()
+	}
+	if err := errors.Join(err, q.endStream(i)); err != nil {
 		return err
 	}
 	return q.removeCancelled(i)
+}
+
+// giveUp takes an import out of those that there are. The caller holds importing.
+func (q *Queue) giveUp(id string) (*importStream, error) {
+	q.leasing.Lock() // nothing is handed out meanwhile
+	defer q.leasing.Unlock()
+	n := slices.IndexFunc(q.imports, func(i *importStream) bool { return i.ID == id })
+	if n < 0 || q.imports[n].State == ImportDrained || !q.imports[n].stream.untouched() {
+		return nil, ErrNoImport
+	}
+	i := q.imports[n]
+	next := *i
+	next.State = importCancelled
+	if err := q.writeMark(&next); err != nil {
+		return nil, fmt.Errorf("cancel an import: %w", err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.imports = slices.DeleteFunc(q.imports, func(o *importStream) bool { return o == i })
+	return i, nil
 }
 
 // removeCancelled removes the files of a cancelled import, the mark last.

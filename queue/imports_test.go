@@ -264,9 +264,6 @@ func TestAnImportOutlivesItsProcess(t *testing.T) {
 			}
 			mustImport(t, q, id, 5, 6)
 			mustComplete(t, q, id)
-			if err := q.CancelImport(id); !errors.Is(err, ErrNoImport) {
-				t.Errorf("cancelled a complete import: %v", err)
-			}
 			sets, lines = oldSets(7)
 			if err := q.AppendImport(t.Context(), id, sets, lines); !errors.Is(err, ErrNoImport) {
 				t.Errorf("a hit for a complete import: %v", err)
@@ -419,6 +416,60 @@ func TestACancelledImportIsGone(t *testing.T) {
 	q = openAt(t, half)
 	gone(q)
 	verifyAndClose(t, q)
+}
+
+// TestACompleteImportIsCancelled as long as nothing of it was handed out, also by an earlier
+// process.
+func TestACompleteImportIsCancelled(t *testing.T) {
+	for _, given := range []string{"", "read ahead", "handed out", "sent", "delivered"} {
+		t.Run(given, func(t *testing.T) {
+			dir := t.TempDir()
+			q := openAt(t, dir)
+			id := mustBegin(t, q)
+			mustImport(t, q, id, 2, 3)
+			mustComplete(t, q, id)
+			if given == "read ahead" { // the import is read, to see which comes first
+				first, _ := oldSet(1)
+				mustAppend(t, q, first)
+				wantSeconds(t, leaseAll(t, q, 1), 1)
+			} else if given != "" {
+				hits := leaseAll(t, q, 1)
+				if given != "handed out" {
+					batch, err := q.Journal(idsOf(hits), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if given == "delivered" {
+						err = q.Settle(batch, settleAs(hits, hit.Delivered))
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					verifyAndClose(t, q)
+					q = openAt(t, dir)
+				}
+			}
+			err := q.CancelImport(id)
+			if given != "" && given != "read ahead" {
+				if !errors.Is(err, ErrNoImport) {
+					t.Errorf("cancelled: %v", err)
+				}
+				verifyAndClose(t, q)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantKnown(t, q, "00", 2, 3)
+			noHits(t, q)
+			verifyAndClose(t, q)
+			q = openAt(t, dir)
+			if got := q.Imports(); len(got) != 0 {
+				t.Errorf("imports: %+v", got)
+			}
+			verifyAndClose(t, q)
+		})
+	}
 }
 
 // TestLateHits: hits that are older than what was handed out of their site are told.

@@ -24,6 +24,7 @@ type leaseReader struct {
 	next uint64 // the block to read next; 0 = from the floor
 	// carry is hits that are read and not handed out yet.
 	carry []hit.Pending
+	given bool // a hit was handed out
 	// spans are holes found, not yet reported.
 	spans []span
 
@@ -93,9 +94,19 @@ func (s *stream) fill(ctx context.Context, limit int) (committed <-chan struct{}
 // give hands out up to n hits of those that fill has read.
 func (r *leaseReader) give(n int) []hit.Pending {
 	n = min(n, len(r.carry))
+	r.given = r.given || n > 0
 	out := r.carry[:n:n]
 	r.carry = r.carry[n:]
 	return out
+}
+
+// untouched reports whether no hit of the stream was ever handed out and might be
+// delivered. The caller holds [Queue.leasing].
+func (s *stream) untouched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := &s.st.total
+	return !s.reader.given && t.pending() == t.accepted && len(s.st.journal) == 0 && s.st.doubtUntil == 0
 }
 
 // before counts the hits that fill has read and that were received before a time, in

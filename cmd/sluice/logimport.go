@@ -23,7 +23,7 @@ type importCommands struct {
 	Logs     logImportCommand   `cmd:"" default:"withargs" help:"Take the tracking requests of access logs, each once and in their order."`
 	Status   logStatusCommand   `cmd:"" help:"See the imports and what became of them."`
 	Complete logCompleteCommand `cmd:"" help:"Have an import delivered that was left open."`
-	Cancel   logCancelCommand   `cmd:"" help:"Give up an import that is open: nothing of it was delivered."`
+	Cancel   logCancelCommand   `cmd:"" help:"Give up an import of which nothing was taken in hand for Matomo."`
 	Forget   logForgetCommand   `cmd:"" help:"Let the lines of an import be imported again."`
 }
 
