@@ -28,7 +28,7 @@ import (
 )
 
 var (
-	importLogLines = flag.Int("import-log-lines", 10_000, "lines of the import that is killed")
+	importLogLines = flag.Int("import-log-lines", 6_000, "lines of the import that is killed")
 	importKills    = flag.Int("import-kills", 6, "how often it is")
 )
 
