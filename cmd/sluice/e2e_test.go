@@ -26,13 +26,23 @@ var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of the end-to-end tests; 0 draws one")
 )
 
+// built is where binary builds; [TestMain] removes it.
+var built string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := os.RemoveAll(built); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
 // binary builds the command once for all end-to-end tests.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "sluice-e2e-")
-	if err != nil {
+var binary = sync.OnceValues(func() (path string, err error) {
+	if built, err = os.MkdirTemp("", "sluice-e2e-"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "sluice")
+	path = filepath.Join(built, "sluice")
 	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
