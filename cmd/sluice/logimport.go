@@ -205,6 +205,7 @@ func (c *logImportCommand) run(ctx context.Context, client *admin.Client, how lo
 		sum.Import, sum.State = "", ""
 		return client.EndLogImport(ctx, id, "cancel", who)
 	}
+	progress.begin("looking for late hits", 0)
 	if sum.LateHits, err = client.CompleteLogImport(ctx, sum.Import, c.AllowLate, who); err != nil {
 		return err
 	}

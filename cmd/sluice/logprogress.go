@@ -150,6 +150,9 @@ func (p *logProgress) tick() {
 // text says how far a phase is.
 func (p *logPhase) text(now time.Time) string {
 	took, lines, done := now.Sub(p.begun), p.lines.Load(), min(p.done.Load(), p.total)
+	if lines == 0 {
+		return span(took)
+	}
 	parts := []string{number(lines) + " lines"}
 	if took >= time.Second {
 		parts = append(parts, rate(float64(lines)/took.Seconds()))

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,16 +22,6 @@ import (
 const (
 	logSample      = 500
 	logSampleBytes = 4 << 20
-)
-
-// byteOrderMark is what some of Windows' programs begin a file with.
-var byteOrderMark = []byte("\xef\xbb\xbf")
-
-// A hit from the future would wait until then, and all of its visitor behind it; from
-// further back than logOldest Matomo takes it for one of now.
-const (
-	logAhead  = 10 * time.Minute // clocks differ
-	logOldest = 20 * 365 * 24 * time.Hour
 )
 
 // A logReader reads access logs, puts their lines in order, and gives what may track.
@@ -126,44 +115,8 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path, before int64) er
 	index := int32(len(l.files))
 	next, stop := iter.Pull2(accesslog.Lines(in))
 	defer stop()
-	var sample []accesslog.Line
-	var texts [][]byte
-	var ended error
-	more, size := true, 0
-	for f.format == nil && len(sample) < logSample && size < logSampleBytes {
-		line, err, ok := next()
-		if more = ok; !ok {
-			break
-		}
-		if err != nil {
-			ended = err
-			continue
-		}
-		line.Text = bytes.Clone(line.Text)
-		sample, size = append(sample, line), size+len(line.Text)
-		if line.End > 0 || len(texts) == 0 { // else it may be cut
-			texts = append(texts, bytes.TrimPrefix(line.Text, byteOrderMark))
-		}
-	}
+	sample, more, ended := l.begin(f, next)
 	if f.format == nil {
-		f.format, err = accesslog.Detect(texts)
-		switch {
-		case errors.Is(err, accesslog.ErrNoLines) && ended != nil:
-			l.sum.fault("damaged", f, 0, ended.Error())
-			return nil
-		case errors.Is(err, accesslog.ErrNoLines) && !more:
-			l.without(f, sample)
-			return nil
-		case err != nil:
-			l.sum.fault("unknown_format", f, 0, fmt.Sprintf("%v; --format, --nginx-format or --apache-format says which it is", errors.Join(err, ended)))
-			return nil
-		}
-	}
-	if l.how.zone != nil {
-		f.format = f.format.In(l.how.zone)
-	}
-	if !f.format.Zoned() {
-		l.sum.fault("unknown_zone", f, 0, f.format.Name()+" has local times; --timezone says of which zone")
 		return nil
 	}
 	f.parser = f.format.NewParser()
@@ -208,6 +161,49 @@ func (l *logReader) file(ctx context.Context, p accesslog.Path, before int64) er
 	return nil
 }
 
+// begin finds the format of a file, if it is not known, by its first lines, and gives these
+// and whether there are more. Without a format nothing is to be read from it: what is
+// wrong is counted.
+func (l *logReader) begin(f *logFile, next func() (accesslog.Line, error, bool)) (sample []accesslog.Line, more bool, ended error) {
+	var texts [][]byte
+	more = true
+	for size := 0; f.format == nil && len(sample) < logSample && size < logSampleBytes; {
+		line, err, ok := next()
+		if more = ok; !ok {
+			break
+		}
+		if err != nil {
+			ended = err
+			continue
+		}
+		line.Text = bytes.Clone(line.Text)
+		sample, size = append(sample, line), size+len(line.Text)
+		if line.End > 0 || len(texts) == 0 { // else it may be cut
+			texts = append(texts, bytes.TrimPrefix(line.Text, byteOrderMark))
+		}
+	}
+	if f.format == nil {
+		format, err := accesslog.Detect(texts)
+		switch {
+		case errors.Is(err, accesslog.ErrNoLines) && ended != nil:
+			l.sum.fault("damaged", f, 0, ended.Error())
+		case errors.Is(err, accesslog.ErrNoLines) && !more:
+			l.without(f, sample)
+		case err != nil:
+			l.sum.fault("unknown_format", f, 0, fmt.Sprintf("%v; --format, --nginx-format or --apache-format says which it is", errors.Join(err, ended)))
+		}
+		f.format = format
+	}
+	if f.format != nil && l.how.zone != nil {
+		f.format = f.format.In(l.how.zone)
+	}
+	if f.format != nil && !f.format.Zoned() {
+		l.sum.fault("unknown_zone", f, 0, f.format.Name()+" has local times; --timezone says of which zone")
+		f.format = nil
+	}
+	return sample, more, ended
+}
+
 // without takes in a file that has no requests: headers of IIS, or nothing.
 func (l *logReader) without(f *logFile, lines []accesslog.Line) {
 	for _, line := range lines {
@@ -222,107 +218,6 @@ func (l *logReader) without(f *logFile, lines []accesslog.Line) {
 	}
 	l.sum.Lines += int64(len(lines))
 	l.sum.Files = append(l.sum.Files, logSumFile{Name: f.name, Server: f.server, Lines: int64(len(lines))})
-}
-
-func (l *logReader) tooLong(f *logFile, line accesslog.Line) {
-	l.sum.fault("too_long", f, line.Number, fmt.Sprintf("the line has %d bytes", line.Length))
-}
-
-// line takes in one line.
-func (l *logReader) line(ctx context.Context, index int32, f *logFile, line accesslog.Line, r *accesslog.Record) error {
-	line.Text = bytes.TrimPrefix(line.Text, byteOrderMark)
-	switch {
-	case line.TooLong:
-		l.tooLong(f, line)
-		return nil
-	case len(bytes.TrimSpace(line.Text)) == 0:
-		l.sum.skip("empty", f, line.Number)
-		return nil
-	}
-	switch err := f.parser.Parse(line.Text, r); {
-	case errors.Is(err, accesslog.ErrDirective):
-		l.sum.skip("directives", f, line.Number)
-		return nil
-	case errors.Is(err, accesslog.ErrRequest):
-		l.sum.skip("no_request", f, line.Number)
-		return nil
-	case line.End == 0 && (err != nil || !endsItself(line.Text)):
-		l.sum.skip("cut_last_line", f, line.Number) // the server is writing it
-		return nil
-	case err != nil:
-		l.sum.fault("not_parsed", f, line.Number, err.Error())
-		return nil
-	}
-	switch {
-	case !mayTrack(r.Target):
-		l.sum.skip("not_tracking", f, line.Number)
-		return nil
-	case r.Hits >= 0 && r.Status < http.StatusBadRequest:
-		// Also with 0 hits: a retry, one that was passed to Matomo, or nothing to be stored.
-		l.sum.skip("taken_by_sluice", f, line.Number)
-		return nil
-	case !l.how.from.IsZero() && (r.Time.Before(l.how.from) || !r.Time.Before(l.how.to)):
-		l.sum.skip("outside_window", f, line.Number)
-		return nil
-	case bytes.Contains(r.Target, []byte("token_auth=***")):
-		l.sum.skip("masked_token", f, line.Number) // Matomo would count a wrong one
-		return nil
-	case l.how.statuses[1] == 0 && redirected(r):
-		l.sum.skip("redirected", f, line.Number) // and so logged once more, where it led to
-		return nil
-	case l.how.statuses[1] != 0 && (r.Status < l.how.statuses[0] || r.Status > l.how.statuses[1]):
-		l.sum.skip("other_status", f, line.Number)
-		return nil
-	}
-	switch age := time.Since(r.Time); {
-	case age < -logAhead:
-		l.sum.fault("wrong_time", f, line.Number, "its time is in the future")
-		return nil
-	case age >= logOldest:
-		l.sum.fault("wrong_time", f, line.Number, "its time is further back than Matomo records")
-		return nil
-	}
-	f.note(r)
-	at := r.Time.UnixNano()
-	l.ranges.Add(index, []byte(l.how.server), at)
-	if l.sum.From == nil || r.Time.Before(*l.sum.From) {
-		l.sum.From = new(r.Time.UTC())
-	}
-	if l.sum.To == nil || r.Time.After(*l.sum.To) {
-		l.sum.To = new(r.Time.UTC())
-	}
-	// A line means what the directive before it says: that goes with it.
-	payload := line.Text
-	if d := f.parser.Directive(); d != nil {
-		payload = slices.Concat(d, []byte("\n"), line.Text)
-	}
-	l.kept++
-	err := l.sorter.Add(ctx, accesslog.Item{Time: at, File: index, Line: line.Number, Payload: payload})
-	if errors.Is(err, accesslog.ErrPayload) {
-		l.kept--
-		l.tooLong(f, line)
-		return nil
-	}
-	return err
-}
-
-// endsItself says whether a line without an end is all there. One that ends with a number
-// may have more digits to come, and would be another line then.
-func endsItself(line []byte) bool {
-	return bytes.HasSuffix(line, []byte(`"`)) || bytes.HasSuffix(line, []byte("}"))
-}
-
-// redirected says whether the server sent the client elsewhere with its request. Matomo
-// itself does so for redirecturl, and has recorded the hit then.
-func redirected(r *accesslog.Record) bool {
-	return r.Status >= 300 && r.Status < 400 && r.Status != http.StatusNotModified && !bytes.Contains(r.Target, []byte("redirecturl="))
-}
-
-// mayTrack passes over what no tracker could be; what is left the edge judges.
-func mayTrack(target []byte) bool {
-	path, _, _ := bytes.Cut(target, []byte("?"))
-	return bytes.Contains(path, []byte("matomo.php")) || bytes.Contains(path, []byte("piwik.php")) ||
-		bytes.Contains(path, []byte("js/")) && !bytes.HasSuffix(path, []byte(".js")) || bytes.IndexByte(path, '%') >= 0
 }
 
 // A loggedLine is a request in its place, and where it stands.
