@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/dgraph-io/badger/v4"
@@ -18,12 +19,16 @@ import (
 //
 //	P HIT BATCH      a pending hit, and the batch in which it was left in flight
 //	D HIT            a dead letter
+//	I IMPORT STATE FORGOTTEN ACCEPTED DELIVERED INVALID DEAD
+//	Q IMPORT         the lines of an import were asked for
+//	K SET            the line of a set is known
 //	V TEXT           a fault
 //	T JSON           queue.Stats
 //	Z                the census is complete
 
 // census lists everything in a queue.
 func (j *job) census() {
+	j.lockThread()
 	q := j.openOrExit()
 	out := bufio.NewWriterSize(os.Stdout, 64<<10)
 	ctx := context.Background()
@@ -33,7 +38,7 @@ func (j *job) census() {
 			fmt.Fprintf(out, "V peek: %v\n", err)
 			break
 		}
-		if p.ID.Compare(last) <= 0 {
+		if p.ID.Generation == last.Generation && p.ID.Compare(last) <= 0 {
 			fmt.Fprintf(out, "V hit %v comes after %v\n", p.ID, last)
 		}
 		last = p.ID
@@ -54,6 +59,7 @@ func (j *job) census() {
 		}
 		fmt.Fprintf(out, "D %d\n", n)
 	}
+	j.imports(q, out)
 	r, err := q.Verify(ctx)
 	if err != nil {
 		fmt.Fprintf(out, "V verify: %v\n", err)
@@ -77,6 +83,24 @@ func (j *job) census() {
 		os.Exit(exitFault)
 	}
 	os.Exit(0)
+}
+
+// imports lists the imports, and which lines of those that the job names are known.
+func (j *job) imports(q *queue.Queue, out io.Writer) {
+	for _, i := range q.Imports() {
+		fmt.Fprintf(out, "I %s %s %t %d %d %d %d\n", i.Note, i.State, i.Forgotten, i.Accepted, i.Delivered, i.Invalid, i.Dead)
+	}
+	for i := range j.Imports {
+		known, err := j.Imports[i].known(q)
+		if err != nil {
+			fmt.Fprintf(out, "V known lines: %v\n", err)
+			continue
+		}
+		fmt.Fprintf(out, "Q %d\n", j.Imports[i].Number)
+		for set := range known {
+			fmt.Fprintf(out, "K %d\n", set)
+		}
+	}
 }
 
 // bareOptions are those of the queue's databases, so that a control writes in
