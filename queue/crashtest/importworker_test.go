@@ -173,7 +173,6 @@ func (w *worker) importOne(p *importPlan) error {
 			w.say("C %d", p.Number)
 			return nil
 		}
-		<-time.After(time.Until(time.Unix(0, p.timeOf(p.Sets)))) // logs are of the past
 		w.say("k %d", p.Number)
 		w.joins.Add(1)
 		_, err := w.q.CompleteImport(context.Background(), i.ID, true)
@@ -255,8 +254,8 @@ func (w *worker) checkOrder(hits []hit.Pending) {
 			w.say("X leased %v after %v", id, last)
 		}
 		o.last[id.Generation] = id
-		// With several appenders the live hits themselves are in order by a little only.
-		if at := hits[i].ReceivedAt; len(w.Imports) > 0 && w.Appenders <= 1 && at < o.at {
+		// A live hit that is still being stored may be older than what was leased.
+		if at := hits[i].ReceivedAt; len(w.Imports) > 0 && w.Appenders == 0 && at < o.at {
 			w.say("X leased %v, received at %d, after one of %d", id, at, o.at)
 		}
 		o.at = hits[i].ReceivedAt
