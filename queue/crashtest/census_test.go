@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -86,8 +89,21 @@ func (j *job) census() {
 }
 
 // imports lists the imports, and which lines of those that the job names are known.
+// No file is left of others, nor of lines that are forgotten.
 func (j *job) imports(q *queue.Queue, out io.Writer) {
-	for _, i := range q.Imports() {
+	all := q.Imports()
+	files, err := filepath.Glob(filepath.Join(j.Dir, "import-*"))
+	if err != nil {
+		fmt.Fprintf(out, "V %v\n", err)
+	}
+	for _, name := range files {
+		id, kind, _ := strings.Cut(strings.TrimPrefix(filepath.Base(name), "import-"), ".")
+		n := slices.IndexFunc(all, func(i queue.Import) bool { return i.ID == id })
+		if n < 0 || kind == "lines" && all[n].Forgotten {
+			fmt.Fprintf(out, "V %s is left of an import\n", filepath.Base(name))
+		}
+	}
+	for _, i := range all {
 		fmt.Fprintf(out, "I %s %s %t %d %d %d %d\n", i.Note, i.State, i.Forgotten, i.Accepted, i.Delivered, i.Invalid, i.Dead)
 	}
 	for i := range j.Imports {

@@ -50,6 +50,7 @@ func finishImports(t *testing.T, l *ledger, j job, where string) {
 	t.Helper()
 	end := j
 	end.Base, end.Sets, end.Appenders, end.Strict, end.PutAway, end.Imports = lifeBase(1), 0, 0, true, true, slices.Clone(j.Imports)
+	end.Seed++ // other transactions than before
 	for i := range end.Imports {
 		if end.Imports[i].Fate == fateOpen {
 			end.Imports[i].Fate = fateDeliver

@@ -15,7 +15,7 @@ type importRecord struct {
 	completing, complete  bool
 	cancelling, cancelled bool
 	forgetting, forgotten bool
-	drained               bool
+	leased, drained       bool
 	appending             []uint64 // the sets of the append under way
 }
 
@@ -71,6 +71,7 @@ func (l *ledger) readImport(f []string, number uint64, late bool) {
 		if !i.completing {
 			l.fault("hits of import %d were leased before it was completed", number)
 		}
+		i.leased = i.leased || !late
 	case "n":
 		i.drained = true
 		l.durable[number] = math.MaxUint64
@@ -98,6 +99,8 @@ func (l *ledger) judgeImports(c *findings) (faults []string) {
 			add("import %d was cancelled and is there", number)
 		case i.complete && !delivering:
 			add("import %d was complete and is %s", number, found.state)
+		case i.leased && !delivering:
+			add("hits of import %d were leased, and it is %s again", number, found.state)
 		case !i.completing && delivering:
 			add("import %d was not completed and is %s", number, found.state)
 		case i.drained && found.state != queue.ImportDrained:
