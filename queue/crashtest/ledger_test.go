@@ -373,6 +373,10 @@ func (l *ledger) judge(c *findings) []string {
 				h.outcome = 0
 			}
 		}
+	}
+	// When all are judged: a batch may be over in one stream and not in another.
+	for n, h := range l.hits {
+		batch, found := c.pending[n]
 		l.learn(h, found, batch)
 	}
 	for n, s := range l.sets {
