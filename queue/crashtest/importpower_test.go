@@ -66,8 +66,8 @@ func TestRecordedDiskKeepsImports(t *testing.T) {
 		f filesystem
 		n moments
 	}{
-		{ext4, moments{imports: rounds(8, 200), opening: rounds(2, 60), other: rounds(0, 60)}},
-		{xfs, moments{imports: rounds(4, 100), other: rounds(0, 30)}},
+		{ext4, moments{imports: rounds(6, 200), opening: rounds(1, 60), other: rounds(0, 60)}},
+		{xfs, moments{imports: rounds(2, 100), other: rounds(0, 30)}},
 	} {
 		t.Run(tt.f.kind, func(t *testing.T) {
 			t.Parallel()
