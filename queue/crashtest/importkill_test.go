@@ -33,9 +33,6 @@ func live(t *testing.T, l *ledger, j job, wrap ...string) *result {
 	r := &result{t: t, led: l, p: start(t, l, j, nil, wrap...)}
 	p := r.p
 	if p.await(waitLimit, func() bool { return p.made && p.acks >= int(j.Sets) }) == nil {
-		if j.PutAway {
-			p.awaitEmpty()
-		}
 		p.tell("close")
 		r.done = p.await(waitLimit, func() bool { return p.closed }) == nil
 	}

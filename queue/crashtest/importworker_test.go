@@ -125,10 +125,14 @@ func (w *worker) importAll() {
 	w.say("W")
 }
 
-// allPutAway reports whether every import that is complete is drained.
+// allPutAway reports whether every import that is complete is drained, and nothing else
+// is pending.
 func (w *worker) allPutAway() bool {
+	pending := w.q.Stats().Pending
 	for _, i := range w.q.Imports() {
 		switch i.State {
+		case queue.ImportOpen:
+			pending -= i.Accepted
 		case queue.ImportComplete:
 			return false
 		case queue.ImportDrained:
@@ -138,7 +142,7 @@ func (w *worker) allPutAway() bool {
 			}
 		}
 	}
-	return true
+	return pending == 0
 }
 
 // imported gives what the queue knows of an import, nothing if it is not there.

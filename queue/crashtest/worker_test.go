@@ -54,7 +54,8 @@ type job struct {
 
 	// Imports are made one after the other, beside the appenders.
 	Imports []importPlan
-	// PutAway: all imports that are complete are drained before the importing is over.
+	// PutAway: before the importing is over, what can be delivered is, and imports that
+	// are complete are drained.
 	PutAway bool
 
 	// Liar acknowledges before the commit: a control.
