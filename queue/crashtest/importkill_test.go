@@ -32,9 +32,10 @@ func live(t *testing.T, l *ledger, j job, wrap ...string) *result {
 	t.Helper()
 	r := &result{t: t, led: l, p: start(t, l, j, nil, wrap...)}
 	p := r.p
-	if p.await(waitLimit, func() bool { return p.made && p.acks >= int(j.Sets) }) == nil {
+	made := func() bool { return p.made && p.acks >= int(j.Sets) }
+	if p.await(waitLimit, func() bool { return made() || len(l.errors) > 0 }) == nil {
 		p.tell("close")
-		r.done = p.await(waitLimit, func() bool { return p.closed }) == nil
+		r.done = p.await(waitLimit, func() bool { return p.closed && made() }) == nil
 	}
 	p.kill()
 	return r
