@@ -23,8 +23,8 @@ func importLives(t *testing.T) []recordedLife {
 }
 
 // importCalls are the lines of a worker that say that an import begins to change, and
-// that it is drained.
-const importCalls = "imkcon"
+// that it is drained, in the order in which they are tried.
+const importCalls = "kcomikcon"
 
 // importCall gives where in the log a call of an import, drawn from those of a kind,
 // begins and is acknowledged; half of the time only the moment of its acknowledgement.
@@ -69,8 +69,8 @@ func TestRecordedDiskKeepsImports(t *testing.T) {
 		f filesystem
 		n moments
 	}{
-		{ext4, moments{imports: rounds(6, 200), opening: rounds(1, 60), other: rounds(0, 60)}},
-		{xfs, moments{imports: rounds(2, 100), other: rounds(0, 30)}},
+		{ext4, moments{imports: rounds(9, 200), opening: rounds(1, 60), other: rounds(0, 60)}},
+		{xfs, moments{imports: rounds(3, 100), other: rounds(0, 30)}},
 	} {
 		t.Run(tt.f.kind, func(t *testing.T) {
 			t.Parallel()
