@@ -287,8 +287,9 @@ func TestTooFewDescriptorsNeverLose(t *testing.T) {
 
 // Promise 1: the entries of directories are durable, too. ext4 and xfs write them
 // with the files and would hide a missing sync, so the calls are looked at: every
-// directory in which something was made or renamed is synced afterwards, and the mark
-// of a cancelled import is removed when the removal of its hits and lines is synced.
+// directory in which something was made or renamed is synced afterwards, that of an
+// import's mark before the worker is told. The mark of a cancelled one is removed when
+// the removal of its hits and lines is synced.
 func TestDirectoriesAreSynced(t *testing.T) {
 	t.Parallel()
 	needStrace(t)
@@ -297,7 +298,7 @@ func TestDirectoriesAreSynced(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")
 	l := newLedger()
 	j := importJob(filepath.Join(dir, "queue"), rng.Uint64(), false)
-	if r := live(t, l, j, "strace", "-f", "-qq", "-y", "-o", trace, "-s", "4096", "-e", "trace=mkdirat,renameat,unlinkat,fsync"); !r.done {
+	if r := live(t, l, j, "strace", "-f", "-qq", "-y", "-o", trace, "-s", "4096", "-e", "trace=mkdirat,renameat,unlinkat,fsync,write"); !r.done {
 		t.Fatalf("the worker has not done its work: %s", r.p.err)
 	}
 	text, err := os.ReadFile(trace)
@@ -323,6 +324,10 @@ func TestDirectoriesAreSynced(t *testing.T) {
 				}
 			case strings.HasPrefix(name, "import-"):
 				removed = line
+			}
+		case strings.Contains(line, "write(1<") && strings.ContainsAny(quoted[1][:1], "IKCO"):
+			if marked := unsynced[j.Dir]; marked != "" {
+				t.Errorf("%q was promised when this was not synced: %s", quoted[1], marked)
 			}
 		case strings.Contains(line, "fsync("):
 			synced++
