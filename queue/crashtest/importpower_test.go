@@ -69,8 +69,8 @@ func TestRecordedDiskKeepsImports(t *testing.T) {
 		f filesystem
 		n moments
 	}{
-		{ext4, moments{imports: rounds(9, 200), opening: rounds(1, 60), other: rounds(0, 60)}},
-		{xfs, moments{imports: rounds(3, 100), other: rounds(0, 30)}},
+		{ext4, moments{imports: rounds(9, 120), opening: rounds(1, 40), other: rounds(0, 40)}},
+		{xfs, moments{imports: rounds(3, 60), other: rounds(0, 20)}},
 	} {
 		t.Run(tt.f.kind, func(t *testing.T) {
 			t.Parallel()
