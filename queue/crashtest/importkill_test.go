@@ -76,7 +76,7 @@ func finishImports(t *testing.T, l *ledger, j job, where string) {
 // A traced is the system calls of a worker's first thread, in their order.
 type traced struct {
 	call  string
-	k     int    // the how manieth of its kind
+	k     int    // its place among those of its kind, from 1
 	phase string // the worker's newest line that is of an import
 }
 

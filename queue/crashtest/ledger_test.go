@@ -337,11 +337,10 @@ func (l *ledger) judge(c *findings) []string {
 			add("worker: %s", e)
 		}
 	}
-	if !c.whole {
-		add("the census is not complete")
-	}
 	if c.whole {
 		faults = append(faults, l.judgeImports(c)...)
+	} else {
+		add("the census is not complete")
 	}
 	for n := range c.pending {
 		if l.hits[n] == nil {
