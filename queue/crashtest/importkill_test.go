@@ -41,19 +41,24 @@ func live(t *testing.T, l *ledger, j job, wrap ...string) *result {
 	return r
 }
 
-// finishImports ends what a crash has left: all lines are given once more, and everything
-// is delivered. Then each hit is settled once.
-func finishImports(t *testing.T, l *ledger, j job, where string) {
-	t.Helper()
-	end := j
-	end.Base, end.Sets, end.Appenders, end.Consumers, end.Strict, end.PutAway = lifeBase(1), 0, 0, 1, true, true
-	end.Imports = slices.Clone(j.Imports)
-	end.Seed++ // other transactions than before
-	for i := range end.Imports {
-		if end.Imports[i].Fate == fateOpen {
-			end.Imports[i].Fate = fateDeliver
+// goingOn gives a job that ends what a crash has left of one: all lines are given once
+// more, and everything is delivered.
+func goingOn(j job) job {
+	j.Base, j.Sets, j.Appenders, j.Consumers, j.Strict, j.PutAway = lifeBase(1), 0, 0, 1, true, true
+	j.Imports = slices.Clone(j.Imports)
+	j.Seed++ // other transactions than before
+	for i := range j.Imports {
+		if j.Imports[i].Fate == fateOpen {
+			j.Imports[i].Fate = fateDeliver
 		}
 	}
+	return j
+}
+
+// finishImports ends what a crash has left. Then each hit is settled once.
+func finishImports(t *testing.T, l *ledger, j job, where string) {
+	t.Helper()
+	end := goingOn(j)
 	if r := live(t, l, end); !r.done {
 		t.Errorf("%s: what was left is not finished: %q, %q, %s", where, l.broken, l.errors, r.p.err)
 		return
@@ -172,6 +177,12 @@ func TestDeathWhileImportingLosesNothing(t *testing.T) {
 		}
 		mu.Unlock()
 		check(t, l, importCensus(j), fmt.Sprintf("%s, then %v", where, second))
+		if *long && i%2 == 0 { // who goes on dies, too
+			third := injection{calls[rng.IntN(len(calls))], "signal=SIGKILL", fmt.Sprint(30 + rng.IntN(100))}
+			live(t, l, goingOn(j), third.wrap()...)
+			where += fmt.Sprintf(", then %v", third)
+			check(t, l, importCensus(j), where)
+		}
 		finishImports(t, l, j, where)
 		if err := os.RemoveAll(j.Dir); err != nil {
 			t.Error(err)
