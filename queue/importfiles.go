@@ -85,6 +85,11 @@ func (q *Queue) adoptUnmarked() error {
 			if err := i.shut(); err != nil {
 				return err
 			}
+			for _, suffix := range []string{importIDs, importMark + durable.TemporarySuffix} { // the directory last
+				if err := os.RemoveAll(dir + suffix); err != nil {
+					return err
+				}
+			}
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			return err
@@ -122,15 +127,19 @@ func (q *Queue) readImport(mark string) (*importStream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !i.Forgotten {
-		if i.seen, err = openLineLog(filepath.Join(q.dir, i.name()+importIDs), i.stream.st.lastNumber); err != nil {
-			return nil, errors.Join(err, i.shut())
+	if lines := filepath.Join(q.dir, i.name()+importIDs); i.Forgotten {
+		err = os.RemoveAll(lines) // a kill may have left it
+	} else {
+		if _, gone := os.Stat(lines); errors.Is(gone, fs.ErrNotExist) && i.stream.st.total.accepted > 0 {
+			q.log.Error("what an import has taken is not known any more; its logs, given again, would be recorded twice", "import", i.ID)
 		}
+		i.seen, err = openLineLog(lines, i.stream.st.lastNumber)
 	}
-	if i.State == ImportOpen {
-		if i.last, err = i.lastTime(); err != nil {
-			return nil, errors.Join(err, i.shut())
-		}
+	if err == nil && i.State == ImportOpen {
+		i.last, err = i.lastTime()
+	}
+	if err != nil {
+		return nil, errors.Join(err, i.shut())
 	}
 	return i, nil
 }

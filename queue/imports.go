@@ -317,14 +317,14 @@ func (q *Queue) giveUp(id string) (*importStream, error) {
 	return i, nil
 }
 
-// removeCancelled removes the files of a cancelled import, the mark last.
+// removeCancelled removes the files of a cancelled import. The mark goes when the others
+// are gone for good: hits without it would be taken for those of an open import.
 func (q *Queue) removeCancelled(i *importStream) error {
-	for _, suffix := range []string{"", importIDs, importMark} {
-		if err := os.RemoveAll(filepath.Join(q.dir, i.name()+suffix)); err != nil {
-			return err
-		}
+	name := filepath.Join(q.dir, i.name())
+	if err := errors.Join(os.RemoveAll(name), os.RemoveAll(name+importIDs), durable.SyncDir(q.dir)); err != nil {
+		return err
 	}
-	return durable.SyncDir(q.dir)
+	return errors.Join(os.Remove(name+importMark), durable.SyncDir(q.dir))
 }
 
 // ForgetImport drops what is remembered of the lines of an import that is complete: they

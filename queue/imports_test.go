@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/internal/durable"
 	"sluice/internal/hit"
 )
 
@@ -469,6 +470,34 @@ func TestACompleteImportIsCancelled(t *testing.T) {
 			}
 			verifyAndClose(t, q)
 		})
+	}
+}
+
+// TestAKillLeavesNoFileOfAnImport that was only just begun, nor lines that are forgotten.
+func TestAKillLeavesNoFileOfAnImport(t *testing.T) {
+	oneCaller(t)
+	q := openAt(t, t.TempDir())
+	id := mustBegin(t, q)
+	begun := copyTree(t, q.dir)
+	mustImport(t, q, id, 1)
+	mustComplete(t, q, id)
+	remembered := filepath.Join(copyTree(t, q.dir), "import-"+id+importIDs)
+	if err := q.ForgetImport(id); err != nil {
+		t.Fatal(err)
+	}
+	forgotten := copyTree(t, q.dir)
+	verifyAndClose(t, q)
+	mark := filepath.Join(begun, "import-"+id+importMark)
+	lines := filepath.Join(forgotten, "import-"+id+importIDs)
+	if err := errors.Join(os.Rename(mark, mark+durable.TemporarySuffix), os.Rename(remembered, lines)); err != nil {
+		t.Fatal(err)
+	}
+	verifyAndClose(t, openAt(t, begun))
+	verifyAndClose(t, openAt(t, forgotten))
+	left, _ := filepath.Glob(filepath.Join(begun, "import-*"))
+	more, _ := filepath.Glob(lines)
+	if left = append(left, more...); len(left) > 0 {
+		t.Errorf("left: %q", left)
 	}
 }
 

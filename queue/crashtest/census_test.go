@@ -5,7 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -18,12 +22,16 @@ import (
 //
 //	P HIT BATCH      a pending hit, and the batch in which it was left in flight
 //	D HIT            a dead letter
+//	I IMPORT STATE FORGOTTEN ACCEPTED DELIVERED INVALID DEAD
+//	Q IMPORT         the lines of an import were asked for
+//	K SET            the line of a set is known
 //	V TEXT           a fault
 //	T JSON           queue.Stats
 //	Z                the census is complete
 
 // census lists everything in a queue.
 func (j *job) census() {
+	j.lockThread()
 	q := j.openOrExit()
 	out := bufio.NewWriterSize(os.Stdout, 64<<10)
 	ctx := context.Background()
@@ -33,7 +41,7 @@ func (j *job) census() {
 			fmt.Fprintf(out, "V peek: %v\n", err)
 			break
 		}
-		if p.ID.Compare(last) <= 0 {
+		if p.ID.Generation == last.Generation && p.ID.Compare(last) <= 0 {
 			fmt.Fprintf(out, "V hit %v comes after %v\n", p.ID, last)
 		}
 		last = p.ID
@@ -54,6 +62,7 @@ func (j *job) census() {
 		}
 		fmt.Fprintf(out, "D %d\n", n)
 	}
+	j.imports(q, out)
 	r, err := q.Verify(ctx)
 	if err != nil {
 		fmt.Fprintf(out, "V verify: %v\n", err)
@@ -77,6 +86,37 @@ func (j *job) census() {
 		os.Exit(exitFault)
 	}
 	os.Exit(0)
+}
+
+// imports lists the imports, and which lines of those that the job names are known.
+// No file is left of others, nor of lines that are forgotten.
+func (j *job) imports(q *queue.Queue, out io.Writer) {
+	all := q.Imports()
+	files, err := filepath.Glob(filepath.Join(j.Dir, "import-*"))
+	if err != nil {
+		fmt.Fprintf(out, "V %v\n", err)
+	}
+	for _, name := range files {
+		id, kind, _ := strings.Cut(strings.TrimPrefix(filepath.Base(name), "import-"), ".")
+		n := slices.IndexFunc(all, func(i queue.Import) bool { return i.ID == id })
+		if n < 0 || kind == "lines" && all[n].Forgotten {
+			fmt.Fprintf(out, "V %s is left of an import\n", filepath.Base(name))
+		}
+	}
+	for _, i := range all {
+		fmt.Fprintf(out, "I %s %s %t %d %d %d %d\n", i.Note, i.State, i.Forgotten, i.Accepted, i.Delivered, i.Invalid, i.Dead)
+	}
+	for i := range j.Imports {
+		known, err := j.Imports[i].known(q)
+		if err != nil {
+			fmt.Fprintf(out, "V known lines: %v\n", err)
+			continue
+		}
+		fmt.Fprintf(out, "Q %d\n", j.Imports[i].Number)
+		for set := range known {
+			fmt.Fprintf(out, "K %d\n", set)
+		}
+	}
 }
 
 // bareOptions are those of the queue's databases, so that a control writes in

@@ -16,19 +16,39 @@ type recording struct {
 	lives []recordedLife
 }
 
-// recordedLife is one life: its ledger before it, and where in the log it begins.
+// recordedLife is one life: its job, its ledger before it, and where in the log it begins.
 type recordedLife struct {
+	job    job
 	from   int
 	led    *ledger
 	killed int // where the census begins, whose opening meets what the kill has left
 	census int // where it has ended
+
+	until func(*process) // waits until the life is over
 }
 
-// recordLives runs a worker on a recorded disk, kills it, takes a census, which
-// closes the queue, and so on.
-func recordLives(t *testing.T, f filesystem, dir string, lives int, life time.Duration, forgets bool, options ...string) *recording {
+// censusJob gives the job of a census in a life.
+func (l *recordedLife) censusJob(dir string) job {
+	return job{Dir: dir, Reserve: 1, ShelfBytes: l.job.ShelfBytes, Imports: l.job.Imports}
+}
+
+// busyLives gives lives of busyJob that are killed after a while.
+func busyLives(t *testing.T, n int, life time.Duration) []recordedLife {
 	t.Helper()
 	rng, _ := newRand(t)
+	lives := make([]recordedLife, n)
+	for i := range lives {
+		lives[i].job = busyJob("", rng, lifeBase(i))
+		lives[i].job.ShelfBytes = 400 << 10
+		lives[i].until = func(*process) { <-time.After(life) }
+	}
+	return lives
+}
+
+// recordLives runs workers on a recorded disk, one after the other: each is killed, then
+// a census is taken, which closes the queue.
+func recordLives(t *testing.T, f filesystem, dir string, lives []recordedLife, forgets bool, options ...string) *recording {
+	t.Helper()
 	image := filepath.Join(dir, "image")
 	f.makeImage(t, image)
 	r, dev := newRecorder(t, dir, image)
@@ -40,17 +60,16 @@ func recordLives(t *testing.T, f filesystem, dir string, lives int, life time.Du
 	m.mustMount(f, dev, options...)
 	rec.begin = r.position()
 	l := newLedger()
-	for i := range lives {
-		rec.lives = append(rec.lives, recordedLife{from: r.position(), led: l.clone()})
-		j := busyJob(m.store(), rng, lifeBase(i))
-		j.ShelfBytes = 400 << 10
-		p := start(t, l, j, r.line)
+	for _, life := range lives {
+		life.from, life.led, life.job.Dir = r.position(), l.clone(), m.store()
+		p := start(t, l, life.job, r.line)
 		p.mustAwait("the opening", func() bool { return p.ready })
-		<-time.After(life)
+		life.until(p)
 		p.kill()
-		rec.lives[i].killed = r.position()
-		check(t, l, job{Dir: m.store(), Reserve: 1, ShelfBytes: j.ShelfBytes}, "between recordings")
-		rec.lives[i].census = r.position()
+		life.killed = r.position()
+		check(t, l, life.censusJob(m.store()), "between recordings")
+		life.census = r.position()
+		rec.lives = append(rec.lives, life)
 	}
 	m.mustUnmount()
 	r.record(false)
@@ -60,12 +79,18 @@ func recordLives(t *testing.T, f filesystem, dir string, lives int, life time.Du
 	return rec
 }
 
-// ledgerAt gives what was promised at log position k.
-func (rec *recording) ledgerAt(k int) *ledger {
+// lifeAt gives which life goes on at log position k.
+func (rec *recording) lifeAt(k int) int {
 	i := len(rec.lives) - 1
 	for i > 0 && rec.lives[i].from > k {
 		i--
 	}
+	return i
+}
+
+// ledgerAt gives what was promised at log position k.
+func (rec *recording) ledgerAt(k int) *ledger {
+	i := rec.lifeAt(k)
 	end := len(rec.r.log)
 	if i+1 < len(rec.lives) {
 		end = rec.lives[i+1].from
@@ -85,6 +110,10 @@ type crashState struct {
 	loss loss
 }
 
+func (s crashState) String() string {
+	return fmt.Sprintf("log position %d, unflushed writes kept: %v", s.at, s.loss)
+}
+
 // try builds states one after the other, mounts each, and gives the faults.
 func (rec *recording) try(t *testing.T, f filesystem, dir string, states []crashState, found func(s crashState, faults []string, log string)) {
 	t.Helper()
@@ -94,7 +123,7 @@ func (rec *recording) try(t *testing.T, f filesystem, dir string, states []crash
 	flushed := 0
 	image := filepath.Join(dir, "crash")
 	m := newMountPoint(t, filepath.Join(dir, "crashed"))
-	for _, s := range states {
+	for i, s := range states {
 		flushed = rec.r.crashState(durable, flushed, s.at, s.loss, rng, img)
 		if err := writeImage(image, img); err != nil {
 			t.Fatal(err)
@@ -104,12 +133,18 @@ func (rec *recording) try(t *testing.T, f filesystem, dir string, states []crash
 			continue
 		}
 		l := rec.ledgerAt(s.at)
-		c, err := takeCensus(t.Context(), job{Dir: m.store(), Reserve: 1, ShelfBytes: 400 << 10})
+		life := &rec.lives[rec.lifeAt(s.at)]
+		c, err := takeCensus(t.Context(), life.censusJob(m.store()))
 		faults := l.judge(c)
 		if err != nil {
 			faults = append(faults, err.Error())
 		}
 		found(s, faults, c.log)
+		if len(life.job.Imports) > 0 && len(faults) == 0 && (*long || i%2 == 0) {
+			j := life.job
+			j.Dir = m.store()
+			finishImports(t, l, j, s.String())
+		}
 		m.mustUnmount()
 	}
 }
@@ -119,6 +154,7 @@ type moments struct {
 	early   int // in which the store is made
 	busy    int // with many writes in the cache
 	opening int // while a store is opened that was not closed
+	imports int // while an import is changed, and just after
 	other   int
 }
 
@@ -155,6 +191,10 @@ func (rec *recording) states(t *testing.T, n moments) []crashState {
 		life := rec.lives[i%len(rec.lives)]
 		add(life.killed + rng.IntN(max(1, life.census-life.killed)))
 	}
+	for i := range n.imports {
+		from, to := rec.importCall(t, rng, importCalls[i%len(importCalls)])
+		add(from + rng.IntN(to-from))
+	}
 	for range n.other {
 		add(rec.begin + 1 + rng.IntN(len(log)-1-rec.begin))
 	}
@@ -177,14 +217,19 @@ func TestRecordedDiskKeepsEverythingAcknowledged(t *testing.T) {
 			t.Parallel()
 			needRoot(t, tt.f.mkfs[0], "losetup")
 			dir := scratch(t)
-			rec := recordLives(t, tt.f, dir, 2, 500*time.Millisecond, false)
-			rec.try(t, tt.f, dir, rec.states(t, tt.n), func(s crashState, faults []string, log string) {
-				report(t, faults, fmt.Sprintf("log position %d, unflushed writes kept: %v", s.at, s.loss))
-				if len(faults) > 0 {
-					t.Logf("the census said: %s", log)
-				}
-			})
+			rec := recordLives(t, tt.f, dir, busyLives(t, 2, 500*time.Millisecond), false)
+			rec.try(t, tt.f, dir, rec.states(t, tt.n), reportState(t))
 		})
+	}
+}
+
+// reportState reports the faults of a state.
+func reportState(t *testing.T) func(s crashState, faults []string, log string) {
+	return func(s crashState, faults []string, log string) {
+		report(t, faults, s.String())
+		if len(faults) > 0 {
+			t.Logf("the census said: %s", log)
+		}
 	}
 }
 
@@ -203,7 +248,7 @@ func TestRecordedDiskCatchesForgottenFlushes(t *testing.T) {
 			t.Parallel()
 			needRoot(t, ext4.mkfs[0], "losetup")
 			dir := scratch(t)
-			rec := recordLives(t, ext4, dir, 1, 600*time.Millisecond, tt.forgets, tt.options...)
+			rec := recordLives(t, ext4, dir, busyLives(t, 1, 600*time.Millisecond), tt.forgets, tt.options...)
 			bad := 0
 			rec.try(t, ext4, dir, rec.states(t, moments{busy: 2, other: 4}), func(_ crashState, faults []string, _ string) {
 				if len(faults) > 0 {

@@ -4,12 +4,13 @@
 // # How a test works
 //
 // The queue runs in a child process: the test binary itself in the role of a
-// worker, which appends, leases, journals and settles with many goroutines and
-// writes to a pipe what it begins and what it was promised. The parent keeps a
-// ledger of these lines and ends the child, or takes its disk away. Then another
-// child, the census, opens the queue and lists everything in it, and the ledger
-// judges: what was acknowledged is there, what was durably settled is not, what
-// was in flight is marked as uncertain, nothing is there that nobody sent.
+// worker, which appends, makes imports, leases, journals and settles with many
+// goroutines and writes to a pipe what it begins and what it was promised. The
+// parent keeps a ledger of these lines and ends the child, or takes its disk away.
+// Then another child, the census, opens the queue and lists everything in it, and
+// the ledger judges: what was acknowledged is there, what was durably settled is
+// not, what was in flight is marked as uncertain, nothing is there that nobody
+// sent, and of imports exactly those lines are known whose hits are stored.
 //
 // # Controls
 //

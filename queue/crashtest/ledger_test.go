@@ -16,7 +16,7 @@ import (
 // A settlement is lazy: after Settle has returned it may still be lost. It is
 // durable once an Append or a Journal that began after that has returned, since
 // the changes of state are committed in their order and ride with the next
-// group.
+// group. Each stream commits its own: one is the live hits, the others imports.
 type ledger struct {
 	sets map[uint64]*setRecord
 	hits map[uint64]*hitRecord
@@ -25,9 +25,11 @@ type ledger struct {
 	batches  map[uint64]*batchRecord // by number
 	settles  map[uint64]*settleRecord
 
-	returned uint64 // settlements that have returned
-	durable  uint64 // of them, how many are proven durable
-	acked    int    // sets acknowledged in all lives
+	imports map[uint64]*importRecord
+
+	returned uint64            // settlements that have returned
+	durable  map[uint64]uint64 // of them, how many are proven durable in a stream
+	acked    int               // sets acknowledged in all lives
 
 	broken []string // contract violations and errors that the worker has seen
 	// began is each Append's or Journal's view of returned when it began.
@@ -41,8 +43,9 @@ type ledger struct {
 }
 
 type setRecord struct {
-	hits  int
-	acked bool
+	stream uint64 // 0 for live hits, else the import
+	hits   int
+	acked  bool
 	// refused: the set is certainly not stored.
 	refused bool
 }
@@ -59,8 +62,9 @@ type hitRecord struct {
 }
 
 type batchRecord struct {
-	number uint64 // 0 while the journal has not returned
-	end    *settleRecord
+	number  uint64   // 0 while the journal has not returned
+	streams []uint64 // of its hits
+	end     *settleRecord
 }
 
 type settleRecord struct {
@@ -70,7 +74,7 @@ type settleRecord struct {
 func newLedger() *ledger {
 	l := &ledger{
 		sets: map[uint64]*setRecord{}, hits: map[uint64]*hitRecord{},
-		batches: map[uint64]*batchRecord{}, outcomes: map[byte]int{},
+		batches: map[uint64]*batchRecord{}, outcomes: map[byte]int{}, imports: map[uint64]*importRecord{},
 	}
 	l.beginLife()
 	return l
@@ -78,7 +82,7 @@ func newLedger() *ledger {
 
 func (l *ledger) beginLife() {
 	l.journals, l.settles, l.began = map[uint64]*batchRecord{}, map[uint64]*settleRecord{}, map[string]uint64{}
-	l.returned, l.durable = 0, 0
+	l.returned, l.durable = 0, map[uint64]uint64{}
 	l.failed, l.ended, l.errors, l.tooLate = false, false, nil, map[uint64]bool{}
 }
 
@@ -104,11 +108,33 @@ func (l *ledger) clone() *ledger {
 		}
 		c.hits[n] = &hc
 	}
+	for n, i := range l.imports {
+		ic := *i
+		c.imports[n] = &ic
+	}
 	return c
 }
 
-func (l *ledger) isDurable(s *settleRecord) bool {
-	return s != nil && s.order != 0 && s.order <= l.durable
+func (l *ledger) isDurable(stream uint64, s *settleRecord) bool {
+	return s != nil && s.order != 0 && s.order <= l.durable[stream]
+}
+
+// begin takes down a set that is about to be appended.
+func (l *ledger) begin(set, stream uint64, hits int) {
+	s := &setRecord{stream: stream, hits: hits}
+	l.sets[set] = s
+	for i := range hits {
+		l.hits[set<<hitBits|uint64(i)] = &hitRecord{set: s}
+	}
+}
+
+// ack takes down that an append has returned nil.
+func (l *ledger) ack(set uint64) {
+	s := l.sets[set]
+	s.acked = true
+	for i := range s.hits {
+		l.hits[set<<hitBits|uint64(i)].known = true
+	}
 }
 
 // read takes one line of a worker. A late line was read after the moment that is
@@ -124,11 +150,7 @@ func (l *ledger) read(line string, late bool) {
 	}
 	switch f[0] {
 	case "a":
-		s := &setRecord{hits: int(arg(2))}
-		l.sets[arg(1)] = s
-		for i := range s.hits {
-			l.hits[arg(1)<<hitBits|uint64(i)] = &hitRecord{set: s}
-		}
+		l.begin(arg(1), 0, int(arg(2)))
 		l.began["a"+f[1]] = l.returned
 		if l.failed {
 			l.tooLate[arg(1)] = true
@@ -140,13 +162,9 @@ func (l *ledger) read(line string, late bool) {
 		if l.tooLate[arg(1)] {
 			l.fault("set %d was acknowledged although it came after the queue had failed", arg(1))
 		}
-		s := l.sets[arg(1)]
-		s.acked = true
+		l.ack(arg(1))
 		l.acked++
-		for i := range s.hits {
-			l.hits[arg(1)<<hitBits|uint64(i)].known = true
-		}
-		l.durable = max(l.durable, l.began["a"+f[1]])
+		l.durable[0] = max(l.durable[0], l.began["a"+f[1]])
 		delete(l.began, "a"+f[1])
 	case "f":
 		if !late {
@@ -163,6 +181,9 @@ func (l *ledger) read(line string, late bool) {
 			}
 			h.known = h.known || !late
 			h.batches = append(h.batches, b)
+			if !slices.Contains(b.streams, h.set.stream) {
+				b.streams = append(b.streams, h.set.stream)
+			}
 		}
 		l.began["j"+f[1]] = l.returned
 	case "J":
@@ -175,7 +196,9 @@ func (l *ledger) read(line string, late bool) {
 			l.fault("batch %d was given out twice", b.number)
 		}
 		l.batches[b.number] = b
-		l.durable = max(l.durable, l.began["j"+f[1]])
+		for _, stream := range b.streams {
+			l.durable[stream] = max(l.durable[stream], l.began["j"+f[1]])
+		}
 	case "s":
 		s := &settleRecord{}
 		l.settles[arg(1)] = s
@@ -190,6 +213,9 @@ func (l *ledger) read(line string, late bool) {
 			}
 			if h.gone {
 				l.fault("hit %d was leased although it was settled for good", n.hit)
+			}
+			if h.settle != nil {
+				l.fault("hit %d was settled twice", n.hit)
 			}
 			h.known, h.settle, h.outcome = h.known || !late, s, n.outcome
 		}
@@ -207,6 +233,8 @@ func (l *ledger) read(line string, late bool) {
 		if !late {
 			l.errors = append(l.errors, line)
 		}
+	default:
+		l.readImport(f, arg(1), late)
 	}
 	l.ended = l.ended || late || l.failed
 }
@@ -240,6 +268,9 @@ func numbers(list string) []numbered {
 type findings struct {
 	pending map[uint64]uint64 // hit to batch
 	dead    map[uint64]bool
+	imports map[uint64]foundImport
+	asked   map[uint64]bool // imports whose lines were asked for
+	known   map[uint64]bool // sets whose lines are known
 	faults  []string
 	stats   queue.Stats
 	whole   bool
@@ -247,7 +278,10 @@ type findings struct {
 }
 
 func parseCensus(out string) *findings {
-	c := &findings{pending: map[uint64]uint64{}, dead: map[uint64]bool{}}
+	c := &findings{
+		pending: map[uint64]uint64{}, dead: map[uint64]bool{},
+		imports: map[uint64]foundImport{}, asked: map[uint64]bool{}, known: map[uint64]bool{},
+	}
 	for line := range strings.Lines(out) {
 		line = strings.TrimSuffix(line, "\n")
 		rest := ""
@@ -265,6 +299,20 @@ func parseCensus(out string) *findings {
 		case strings.HasPrefix(line, "D "):
 			n, _ := strconv.ParseUint(rest, 10, 64)
 			c.dead[n] = true
+		case strings.HasPrefix(line, "I "):
+			var n uint64
+			var i foundImport
+			fmt.Sscan(rest, &n, &i.state, &i.forgotten, &i.accepted, &i.delivered, &i.invalid, &i.dead)
+			if _, twice := c.imports[n]; twice {
+				c.faults = append(c.faults, fmt.Sprintf("import %d is there twice", n))
+			}
+			c.imports[n] = i
+		case strings.HasPrefix(line, "Q "):
+			n, _ := strconv.ParseUint(rest, 10, 64)
+			c.asked[n] = true
+		case strings.HasPrefix(line, "K "):
+			n, _ := strconv.ParseUint(rest, 10, 64)
+			c.known[n] = true
 		case strings.HasPrefix(line, "V "):
 			c.faults = append(c.faults, rest)
 		case strings.HasPrefix(line, "T "):
@@ -289,7 +337,9 @@ func (l *ledger) judge(c *findings) []string {
 			add("worker: %s", e)
 		}
 	}
-	if !c.whole {
+	if c.whole {
+		faults = append(faults, l.judgeImports(c)...)
+	} else {
 		add("the census is not complete")
 	}
 	for n := range c.pending {
@@ -302,6 +352,9 @@ func (l *ledger) judge(c *findings) []string {
 	foundOf, absentOf := map[*setRecord]int{}, map[*setRecord]int{}
 	for n, h := range l.hits {
 		batch, found := c.pending[n]
+		if !found && !h.known && !h.gone && h.settle != nil && l.neverStored(c, n>>hitBits) {
+			h.settle, h.outcome = nil, 0
+		}
 		if found {
 			foundOf[h.set]++
 		} else if h.settle == nil && !h.gone {
@@ -319,12 +372,19 @@ func (l *ledger) judge(c *findings) []string {
 				h.outcome = 0
 			}
 		}
+	}
+	// When all are judged: a batch may be over in one stream and not in another.
+	for n, h := range l.hits {
+		batch, found := c.pending[n]
 		l.learn(h, found, batch)
 	}
 	for n, s := range l.sets {
 		if foundOf[s] > 0 && absentOf[s] > 0 && !s.acked {
 			add("set %d was in flight and is stored in part: %d of %d hits", n, foundOf[s], s.hits)
 		}
+	}
+	if c.whole {
+		faults = append(faults, l.judgeLines(c)...)
 	}
 	st := c.stats
 	for outcome, got := range map[byte]int64{'v': st.Delivered, 'i': st.Invalid, 'd': st.Dead} {
@@ -367,7 +427,7 @@ func (l *ledger) judgeHit(h *hitRecord, found bool, batch uint64, dead bool) (fa
 		add("was refused and is stored all the same")
 	case found && h.gone:
 		add("was settled for good and has come back")
-	case found && l.isDurable(h.settle):
+	case found && l.isDurable(h.set.stream, h.settle):
 		add("was settled durably and has come back")
 	case !found && h.known && !h.gone && h.settle == nil && h.set.acked:
 		add("LOST: it was acknowledged, and not settled")
@@ -390,7 +450,7 @@ func (l *ledger) judgeHit(h *hitRecord, found bool, batch uint64, dead bool) (fa
 		case b.end == nil:
 			definite = true
 			possible = possible || b.number == batch
-		case !l.isDurable(b.end):
+		case !l.isDurable(h.set.stream, b.end):
 			possible = possible || b.number == batch
 		}
 	}
@@ -420,7 +480,7 @@ func (l *ledger) learn(h *hitRecord, found bool, batch uint64) {
 	}
 	kept := h.batches[:0]
 	for _, b := range h.batches {
-		if found && batch != 0 && b.number != 0 && !l.isDurable(b.end) {
+		if found && batch != 0 && b.number != 0 && !l.isDurable(h.set.stream, b.end) {
 			kept = append(kept, b)
 		}
 	}

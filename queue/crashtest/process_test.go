@@ -42,6 +42,7 @@ type process struct {
 	firstU  time.Time // when the first Append failed
 	stats   *queue.Stats
 	quiet   bool
+	made    bool // all imports
 	// late: what is read from now on promises nothing; see ledger.read.
 	late bool
 	// onLine, if not nil, is told of every line, under mu.
@@ -109,6 +110,8 @@ func (p *process) take(line string) {
 		p.ready = true
 	case line == "Z":
 		p.closed = true
+	case line == "W":
+		p.made = true
 	case line == "quiet":
 		p.quiet = true
 	case strings.HasPrefix(line, "A "):

@@ -287,7 +287,9 @@ func TestTooFewDescriptorsNeverLose(t *testing.T) {
 
 // Promise 1: the entries of directories are durable, too. ext4 and xfs write them
 // with the files and would hide a missing sync, so the calls are looked at: every
-// directory in which something was made or renamed is synced afterwards.
+// directory in which something was made or renamed is synced afterwards, that of an
+// import's mark before the worker is told. The mark of a cancelled one is removed when
+// the removal of its hits and lines is synced.
 func TestDirectoriesAreSynced(t *testing.T) {
 	t.Parallel()
 	needStrace(t)
@@ -295,18 +297,17 @@ func TestDirectoriesAreSynced(t *testing.T) {
 	dir := t.TempDir()
 	trace := filepath.Join(t.TempDir(), "trace")
 	l := newLedger()
-	j := smallJob(filepath.Join(dir, "queue"), rng, lifeBase(0))
-	p := start(t, l, j, nil, "strace", "-f", "-qq", "-y", "-o", trace, "-s", "4096", "-e", "trace=mkdirat,renameat,fsync")
-	p.mustAwait("all acknowledgements", func() bool { return p.acks >= int(j.Sets) })
-	p.tell("close")
-	p.mustAwait("the end", func() bool { return p.closed })
-	<-p.exited
+	j := importJob(filepath.Join(dir, "queue"), rng.Uint64(), false)
+	if r := live(t, l, j, "strace", "-f", "-qq", "-y", "-o", trace, "-s", "4096", "-e", "trace=mkdirat,renameat,unlinkat,fsync,write"); !r.done {
+		t.Fatalf("the worker has not done its work: %s", r.p.err)
+	}
 	text, err := os.ReadFile(trace)
 	if err != nil {
 		t.Fatal(err)
 	}
 	unsynced := map[string]string{} // directory to the call that changed it
-	made, synced := 0, 0
+	made, synced, marks := 0, 0, 0
+	removed := "" // the newest removal of something of an import that is not synced
 	for line := range strings.Lines(string(text)) {
 		quoted := strings.Split(line, "\"")
 		switch {
@@ -315,19 +316,35 @@ func TestDirectoriesAreSynced(t *testing.T) {
 			if parent := filepath.Dir(quoted[len(quoted)-2]); parent != dir { // the data directory itself is the operator's
 				unsynced[parent] = line
 			}
+		case strings.Contains(line, "unlinkat(") && strings.HasSuffix(line, "= 0\n"):
+			switch name := filepath.Base(quoted[len(quoted)-2]); {
+			case strings.HasPrefix(name, "import-") && strings.HasSuffix(name, ".json"):
+				if marks++; removed != "" {
+					t.Errorf("a mark was removed when this was not synced: %s", removed)
+				}
+			case strings.HasPrefix(name, "import-"):
+				removed = line
+			}
+		case strings.Contains(line, "write(1<") && strings.ContainsAny(quoted[1][:1], "IKCO"):
+			if marked := unsynced[j.Dir]; marked != "" {
+				t.Errorf("%q was promised when this was not synced: %s", quoted[1], marked)
+			}
 		case strings.Contains(line, "fsync("):
 			synced++
 			if _, rest, ok := strings.Cut(line, "<"); ok {
 				name, _, _ := strings.Cut(rest, ">")
 				delete(unsynced, name)
+				if name == j.Dir {
+					removed = ""
+				}
 			}
 		}
 	}
 	for name, line := range unsynced {
 		t.Errorf("%s was not synced after %s", strings.TrimPrefix(name, dir), line)
 	}
-	if made < 5 || synced < 5 {
-		t.Errorf("the test is blind: %d changes of directories, %d syncs", made, synced)
+	if made < 5 || synced < 5 || marks != 1 {
+		t.Errorf("the test is blind: %d changes of directories, %d syncs, %d marks removed", made, synced, marks)
 	}
 }
 

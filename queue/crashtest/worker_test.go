@@ -52,6 +52,12 @@ type job struct {
 	// some of it is given back, left in flight, or settled without a journal.
 	Strict bool
 
+	// Imports are made one after the other, beside the appenders.
+	Imports []importPlan
+	// PutAway: before the importing is over, what can be delivered is, and imports that
+	// are complete are drained.
+	PutAway bool
+
 	// Liar acknowledges before the commit: a control.
 	Liar bool
 	// Ready reports every change of what Queue.Ready says.
@@ -89,6 +95,16 @@ const (
 //	J TOKEN BATCH           Journal has returned nil
 //	s TOKEN BATCH HITS      Settle begins; each hit is followed by its outcome
 //	S TOKEN                 Settle has returned nil
+//	i IMPORT                BeginImport begins
+//	I IMPORT                BeginImport has returned nil
+//	m IMPORT SETS           AppendImport begins
+//	M IMPORT                AppendImport has returned nil
+//	k IMPORT, K IMPORT      CompleteImport, likewise
+//	c IMPORT, C IMPORT      CancelImport
+//	o IMPORT, O IMPORT      ForgetImport
+//	g IMPORT                hits of the import were leased
+//	n IMPORT                the import is drained
+//	W                       all imports are made
 //	F TEXT                  Queue.Failed is closed
 //	Y TEXT                  what Queue.Ready says has changed; "ok" for nil
 //	T JSON                  figures, when asked for
@@ -157,12 +173,11 @@ func numberOf(p []byte) (uint64, error) {
 	return n, nil
 }
 
-func (j *job) set(set uint64) *hit.RequestSet {
-	now := time.Now()
-	s := &hit.RequestSet{ReceivedAt: now.UnixNano(), Environment: hit.Environment{ClientIP: "192.0.2.7", UserAgent: "crashtest"}}
+func (j *job) setAt(set uint64, at int64) *hit.RequestSet {
+	s := &hit.RequestSet{ReceivedAt: at, Environment: hit.Environment{ClientIP: "192.0.2.7", UserAgent: "crashtest"}}
 	for i := range j.hitsOf(set) {
 		n := set<<hitBits | uint64(i)
-		s.Hits = append(s.Hits, hit.Hit{Params: params(n, j.Pad), Site: siteOf(n), At: now.Unix()})
+		s.Hits = append(s.Hits, hit.Hit{Params: params(n, j.Pad), Site: siteOf(n), At: at / int64(time.Second)})
 	}
 	return s
 }
@@ -215,11 +230,17 @@ type worker struct {
 	closing atomic.Bool
 
 	leaseMu sync.Mutex
-	last    hit.ID // of the hit that was leased last
+	order   order // guarded by leaseMu
+
+	joins   atomic.Uint64   // odd while an import is being completed
+	drained map[string]bool // imports that were told of; of the importer
 }
 
 func (w *worker) main() {
+	w.lockThread()
 	w.q = w.openOrExit()
+	w.drained = map[string]bool{}
+	w.order = order{live: w.q.Stats().Generation, last: map[uint64]hit.ID{}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.say("R")
 	for range w.Appenders {
@@ -232,6 +253,9 @@ func (w *worker) main() {
 		go w.watchReady() // ended with the process
 	}
 	go w.obey() // ended with the process
+	if len(w.Imports) > 0 {
+		w.importAll()
+	}
 	<-w.q.Failed()
 	w.say("F %v", w.q.Err())
 	<-time.After(afterFailure)
@@ -289,7 +313,7 @@ func (w *worker) appendAll() {
 		if w.Liar {
 			w.say("A %d", set)
 		}
-		err := w.q.Append(w.ctx, w.set(set))
+		err := w.q.Append(w.ctx, w.setAt(set, time.Now().UnixNano()))
 		pause := w.Pause
 		switch {
 		case err == nil && !w.Liar:
@@ -328,12 +352,7 @@ func (w *worker) lease() ([]hit.Pending, error) {
 	w.leaseMu.Lock()
 	defer w.leaseMu.Unlock()
 	hits, err := w.q.Lease(context.Background(), w.Lease)
-	for i := range hits {
-		if id := hits[i].ID; id.Compare(w.last) <= 0 {
-			w.say("X leased %v after %v", id, w.last)
-		}
-		w.last = hits[i].ID
-	}
+	w.checkOrder(hits)
 	return hits, err
 }
 
