@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -456,5 +457,15 @@ func TestStrangersCannotMakeTheEdgeAskForMuch(t *testing.T) {
 	}
 	if _, start := a.begin("later", now.Add(time.Hour), false); !start || len(a.demands) != 1 {
 		t.Errorf("%d names are kept, want room", len(a.demands))
+	}
+}
+
+// TestARoundAfterTheEnd: a stop may come between the start of a name's goroutine and its
+// first round.
+func TestARoundAfterTheEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := new(acmeSource).round(ctx, "a.example", 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 }

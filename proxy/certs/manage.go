@@ -218,6 +218,9 @@ func (a *acmeSource) round(ctx context.Context, name string, failures int) error
 	// After a failure certmagic tries a test directory first, where there is one.
 	ctx = context.WithValue(ctx, certmagic.AttemptsCtxKey, &failures)
 	e := a.engine.Load()
+	if e == nil {
+		return ctx.Err() // run has ended before the round began
+	}
 	err := e.config.ManageSync(ctx, []string{name})
 	if err != nil && a.forgetTorn(ctx, name) {
 		err = e.config.ManageSync(ctx, []string{name})
