@@ -159,8 +159,8 @@ func TestClientTellsNeverSentFromUnknown(t *testing.T) {
 	})
 }
 
-// TestClientOnAKeptConnectionThatTheServerClosed checks that a connection closed
-// while idle costs no doubt: the request goes out on another, once.
+// TestClientOnAKeptConnectionThatTheServerClosed checks that behind a connection that was
+// closed while idle a request goes out once, on another, or is in doubt.
 func TestClientOnAKeptConnectionThatTheServerClosed(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -192,12 +192,11 @@ func TestClientOnAKeptConnectionThatTheServerClosed(t *testing.T) {
 		if i == 1 {
 			<-closed
 		}
-		if a := c.bulk(t.Context(), []byte("{}"), group{}, ""); a.err != nil && a.sent {
-			t.Errorf("request %d: err %v, sent %v", i, a.err, a.sent)
+		a := c.bulk(t.Context(), []byte("{}"), group{}, "")
+		// The second may meet the end of the connection; then it is sent once, or not at all.
+		if n := len(requests); n > i+1 || a.err == nil && n != i+1 || a.err != nil && (i == 0 || !a.sent && n > i) {
+			t.Errorf("request %d: err %v, sent %v, %d requests have arrived", i, a.err, a.sent, n)
 		}
-	}
-	if n := len(requests); n > 2 {
-		t.Errorf("%d requests arrived, want 2 at most", n)
 	}
 }
 
