@@ -10,11 +10,11 @@ BENCH ?=
 # Tests of a room that drain or write in models of minutes are run twice: all that there
 # is without the race detector, and with it what -short leaves, which is everything in
 # which goroutines meet, and the models for fewer rounds. The crash tests run as
-# processes of their own, for minutes, and never with the detector. These rooms are
-# tested one at a time: tests of crashes and of speed of answers do not share two
-# processors well. Those of the other packages mostly wait, and go two at a time.
-ALONE := ./queue ./sink ./archivegate
-TESTFLAGS ?= -shuffle=on -timeout 10m
+# processes of their own, for minutes, and never with the detector. Packages go two at a
+# time, since most tests wait as much as they compute. Those of the sink that have a
+# MariaDB of their own hardly do anything else, and go four at a time. Vet is of lint.
+TWICE := ./queue ./sink ./archivegate
+TESTFLAGS ?= -shuffle=on -timeout 10m -vet=off -p 2
 
 .PHONY: build run test lint bench fuzz
 
@@ -26,10 +26,10 @@ run:
 
 test:
 	@.ci/needs test
-	@go test -race -p 2 $(TESTFLAGS) $$(go list ./... | grep -vE '^sluice/(queue|sink|archivegate)(/crashtest)?$$')
-	@go test -race -short -p 1 $(TESTFLAGS) $(ALONE)
+	@go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^sluice/(queue|sink|archivegate)(/crashtest)?$$')
+	@go test -race -short -parallel 4 $(TESTFLAGS) $(TWICE)
 	@go test -run '^(TestModel|TestConflictingHitsKeepTheirOrder)$$' $(TESTFLAGS) ./sink
-	@go test -p 1 $(TESTFLAGS) ./archivegate ./queue ./queue/crashtest
+	@go test $(TESTFLAGS) ./queue/crashtest ./queue ./archivegate
 
 lint:
 	test -z "$$(gofmt -l .)"

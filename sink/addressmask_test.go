@@ -40,6 +40,7 @@ func TestMaskOf(t *testing.T) {
 // TestMaskIsReadFromMatomo, with the account of deploy/grants.sql, with one whose
 // view was made before it had these options, and with one that may read the table.
 func TestMaskIsReadFromMatomo(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(`INSERT INTO matomo.matomo_option (option_name, option_value) VALUES

@@ -12,6 +12,7 @@ import (
 // TestStatements provokes on a real server what only the list of statements shows,
 // for an account with PROCESS and for one without.
 func TestStatements(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(leastAccount)
@@ -175,6 +176,7 @@ func TestGalera(t *testing.T) {
 
 // TestReplicaLag asks a real replica, and the source, which is none.
 func TestReplicaLag(t *testing.T) {
+	t.Parallel()
 	source := testkit.StartMariaDB(t, "--log-bin", "--server-id=1")
 	replica := testkit.StartMariaDB(t, "--server-id=2")
 	source.CreateMatomo("matomo", "matomo_")

@@ -42,6 +42,7 @@ func findProbe(t *testing.T, probes []Probe, name string) Probe {
 
 // TestProbes provokes each finding on a real server, with the least account.
 func TestProbes(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(leastAccount)
@@ -150,6 +151,7 @@ func TestProbes(t *testing.T) {
 // TestCheckNamesWhatIsMissing: for each missing privilege there is the GRANT, and
 // no password anywhere.
 func TestCheckOnline(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(leastAccount)
@@ -230,6 +232,7 @@ func TestCheckOnline(t *testing.T) {
 // TestDatabaseHoldsTheDrain: what only MySQL can show stops the drain at once, and
 // MySQL being out of our reach does not.
 func TestDatabaseHoldsTheDrain(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(leastAccount)

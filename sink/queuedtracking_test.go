@@ -35,6 +35,7 @@ func wantQueued(t *testing.T, when string, got QueuedTracking, known, on bool, p
 // plugin is on or off. Tables that the account may not read tell nothing; then the
 // answer of Matomo does.
 func TestQueuedTrackingByItsTables(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	const table = "(idqueuelist BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, list_value MEDIUMBLOB NULL)"
 	tests := []struct {

@@ -30,8 +30,10 @@ type truth struct {
 }
 
 // newTruths starts a server with the account of deploy/grants.sql, and returns what
-// empties the tables and gives a truth for one test.
+// empties the tables and gives a truth for one test. The test that calls it, which
+// mostly waits, runs beside others.
 func newTruths(t *testing.T) func(t *testing.T, mc testkit.MatomoConfig) *truth {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.CreateMatomo("direct", "matomo_")

@@ -59,6 +59,7 @@ func sortSites(sites []SiteInfo) []SiteInfo {
 // TestListSitesFromTheDatabase: with the account of deploy/grants.sql, with that of its
 // earlier form, which may not read names, and with those that may not read sites.
 func TestListSitesFromTheDatabase(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(`SET sql_mode=''; INSERT INTO matomo.matomo_site (idsite, name, main_url, ts_created, timezone) VALUES

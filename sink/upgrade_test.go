@@ -87,6 +87,7 @@ func upgradeSink(t *testing.T, m *testkit.Matomo, server *testkit.MariaDB) *Sink
 // through steps, the schema changes, MySQL goes away in between, and the code comes
 // last.
 func TestUpgradeWalk(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(leastAccount)
@@ -168,6 +169,7 @@ func TestUpgradeWalk(t *testing.T) {
 // TestVersionsThatDifferAtTheStart: a Sluice that is started in the middle of an
 // upgrade has seen no change, and sends nothing all the same.
 func TestVersionsThatDifferAtTheStart(t *testing.T) {
+	t.Parallel()
 	server := testkit.StartMariaDB(t)
 	server.CreateMatomo("matomo", "matomo_")
 	server.Exec(leastAccount)

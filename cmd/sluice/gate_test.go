@@ -298,9 +298,10 @@ func countHits(t *testing.T, n int) (compared int64) {
 		time.Sleep(time.Millisecond) // the last settlements are written within 100 ms
 	}
 
+	after := until.AddDate(0, 0, 3) // the last day below is over in every zone
 	g, err := archivegate.New(archivegate.Config{Edge: "e"}, archivegate.Parts{
-		Ledger: ledgerRoom{q}, Arrivals: arrived{until}, Drain: func() archivegate.Drain { return archivegate.Drain{} }, Lister: listOf(sites), Keeper: keeper{t.TempDir()},
-		Log: slog.New(slog.DiscardHandler), Metrics: metrics.NewSet(), Now: func() time.Time { return until.Add(48 * time.Hour) },
+		Ledger: ledgerRoom{q}, Arrivals: arrived{after}, Drain: func() archivegate.Drain { return archivegate.Drain{} }, Lister: listOf(sites), Keeper: keeper{t.TempDir()},
+		Log: slog.New(slog.DiscardHandler), Metrics: metrics.NewSet(), Now: func() time.Time { return after },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +329,7 @@ func countHits(t *testing.T, n int) (compared int64) {
 // arrived stands for a public listener without requests.
 type arrived struct{ at time.Time }
 
-func (a arrived) Written() time.Time { return a.at.Add(48 * time.Hour) }
+func (a arrived) Written() time.Time { return a.at }
 
 type listOf []archivegate.Site
 

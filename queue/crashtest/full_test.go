@@ -185,7 +185,7 @@ func TestBuryingOnAFullDiskIsHeldBack(t *testing.T) {
 	_, seed := newRand(t)
 	l := newLedger()
 	j := fullJob(m, seed)
-	j.Ready, j.Lease, j.ShelfBytes = true, 60, 64<<20
+	j.Ready, j.Lease, j.ShelfBytes = true, 15, 64<<20
 	p := start(t, l, j, nil)
 	p.mustAwait("acknowledgements", func() bool { return p.acks >= 400 })
 	p.tell("quiet")
