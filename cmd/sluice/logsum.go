@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"slices"
@@ -137,6 +138,8 @@ var logLacks = []struct {
 	word, text string
 	held       func(f *accesslog.Format, r *accesslog.Record) bool
 }{
+	{"query", "no queries: nothing can be replayed", func(_ *accesslog.Format, r *accesslog.Record) bool { return bytes.IndexByte(r.Target, '?') >= 0 }},
+	{"method", "no methods: every request counts as GET", func(_ *accesslog.Format, r *accesslog.Record) bool { return r.Method != nil }},
 	{"user_agent", "no User-Agent: no browser, system and device, robots are not known, and visitors are told apart otherwise (config_id)", holds("user-agent")},
 	{"accept_language", "no Accept-Language: no browser language, no country by language, and visitors are told apart otherwise (config_id)", holds("accept-language")},
 	{"body", "no bodies: POST requests cannot be replayed", func(f *accesslog.Format, r *accesslog.Record) bool { return f.Body() || r.Body != nil }},

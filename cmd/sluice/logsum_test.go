@@ -130,6 +130,10 @@ func TestReportOfLogs(t *testing.T) {
 		t.Errorf("with everything: %+v", sum)
 	}
 
+	bare := writeLog(t, filepath.Join(dir, "bare.log"), "192.0.2.1 [1772366400.123] /matomo.php\n")
+	if sum, _ := s.importing(exitOK, "--dry-run", "--nginx-format=$remote_addr [$msec] $uri", bare); !slices.Equal(sum.Formats[0].Lacks[:3], []string{"query", "method", "user_agent"}) {
+		t.Errorf("%+v", sum.Formats[0])
+	}
 	if sum, _ := s.importing(exitOK, "--dry-run", mixed); len(sum.Formats) != 1 || slices.Contains(sum.Formats[0].Lacks, "user_agent") || !slices.Contains(sum.Formats[0].Lacks, "referer") {
 		t.Errorf("with a header in one line: %+v", sum)
 	}
