@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/network"
@@ -254,10 +255,11 @@ func (s *site) view(p *tab, run, more string) {
 	}
 }
 
-// delivered waits until all hits are in Matomo, and counts them.
+// delivered waits until all hits are in Matomo, and counts them. After an outage that a
+// slow machine makes long, the sink tries again within a minute.
 func (s *site) delivered(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), browserWait)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute+browserWait)
 	defer cancel()
 	if err := s.fake.Wait(ctx, func(testkit.Counts) bool {
 		have := s.fake.Marks()
