@@ -80,15 +80,18 @@ func newGuard(dir string, reserve, maxSize int64, log *slog.Logger) (*guard, err
 func (g *guard) ballastPath() string { return filepath.Join(g.dir, "BALLAST") }
 
 // run looks at the disk until stop is closed.
-func (g *guard) run(stop <-chan struct{}) {
-	tick := time.NewTicker(guardEvery)
+func (g *guard) run(stop <-chan struct{}) { every(guardEvery, stop, g.look) }
+
+// every calls f again and again, the first time after d, until stop is closed.
+func every(d time.Duration, stop <-chan struct{}, f func()) {
+	tick := time.NewTicker(d)
 	defer tick.Stop()
 	for {
 		select {
 		case <-stop:
 			return
 		case <-tick.C:
-			g.look()
+			f()
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"sluice/internal/durable"
 	"sluice/internal/hit"
@@ -184,18 +183,11 @@ func (q *Queue) writeMark(i *importStream) error {
 
 // drainLoop ends imports of which everything is settled, until stop is closed.
 func (q *Queue) drainLoop(stop <-chan struct{}) {
-	tick := time.NewTicker(drainEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-			if err := q.endDrained(); err != nil {
-				q.log.Error("a drained import is not put away, will retry", "err", err)
-			}
+	every(drainEvery, stop, func() {
+		if err := q.endDrained(); err != nil {
+			q.log.Error("a drained import is not put away, will retry", "err", err)
 		}
-	}
+	})
 }
 
 // endDrained puts away the imports of which everything is settled: a copy of the state

@@ -355,17 +355,10 @@ func (q *Queue) ForgetImport(id string) error {
 // The first look comes after an hour: a clock that is wrong at the start may be right by
 // then.
 func (q *Queue) forgetLoop(keep time.Duration, clock *steadyClock, stop <-chan struct{}) {
-	tick := time.NewTicker(expireEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-			now, _ := clock.read()
-			q.forgetOld(now.Add(-keep))
-		}
-	}
+	every(expireEvery, stop, func() {
+		now, _ := clock.read()
+		q.forgetOld(now.Add(-keep))
+	})
 }
 
 // forgetOld drops what is remembered of drained imports that were complete before a time.
