@@ -66,12 +66,13 @@ func (r logImportRoom) Complete(ctx context.Context, id string, allowLate bool) 
 	return admin.LateHits{Late: late, LateBy: by}, logImportError(err)
 }
 
-// lateJudge gives a judge of late hits, by what it knows them, and what ends it.
+// lateJudge gives a judge of late hits, by what it knows them, and what ends it; nil for
+// the queue's own.
 func (r logImportRoom) lateJudge() (judge queue.LateJudge, by string, end func()) {
 	if j := r.sink.JudgeLate(); j != nil {
 		return j, "visitor", func() { j.Close() } // nothing was written through it
 	}
-	return r.queue.JudgeBySite(), "site", func() {}
+	return nil, "site", func() {}
 }
 
 // Cancel is part of [admin.LogImports].
@@ -167,7 +168,9 @@ func (r logImportRoom) Take(ctx context.Context, id string, dry bool, wanted adm
 func (r logImportRoom) countLate(ctx context.Context, sets []*hit.RequestSet, late *admin.LateHits) error {
 	judge, by, end := r.lateJudge()
 	defer end()
-	late.LateBy = by
+	if late.LateBy = by; judge == nil {
+		judge = r.queue.JudgeBySite()
+	}
 	var hits []hit.Pending
 	for _, s := range sets {
 		for i := range s.Hits {
