@@ -43,13 +43,9 @@ func (q *Queue) judgeBySite() LateJudge { return siteJudge(maps.Clone(q.given)) 
 // Handed is part of [LateJudge].
 func (j siteJudge) Handed(hits []hit.Pending) {
 	for i := range hits {
-		j.note(&hits[i])
+		site := countedSite(hits[i].Site)
+		j[site] = max(j[site], hits[i].ReceivedAt)
 	}
-}
-
-func (j siteJudge) note(p *hit.Pending) {
-	site := countedSite(p.Site)
-	j[site] = max(j[site], p.ReceivedAt)
 }
 
 // Late is part of [LateJudge].

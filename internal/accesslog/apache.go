@@ -15,26 +15,15 @@ import (
 func Apache(spec string) (*Format, error) {
 	const name = "Apache format"
 	text := apacheText(spec)
-	var pieces []piece
-	for pos := 0; pos < len(text); {
-		if text[pos] != '%' {
-			n := strings.IndexByte(text[pos:], '%')
-			if n < 0 {
-				n = len(text) - pos
-			}
-			pieces = append(pieces, piece{text: text[pos : pos+n], pos: pos})
-			pos += n
-			continue
-		}
+	pieces, err := cut(text, '%', func(pos int) ([]piece, int, error) {
 		made, size, err := apacheDirective(text[pos:])
 		if err != nil {
-			return nil, fmt.Errorf("%s: at byte %d: %w", name, pos, err)
+			return nil, 0, fmt.Errorf("%s: at byte %d: %w", name, pos, err)
 		}
-		for i := range made {
-			made[i].pos = pos
-		}
-		pieces = append(pieces, made...)
-		pos += size
+		return made, size, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return compile(name, pieces, escapeApache)
 }

@@ -16,6 +16,31 @@ type piece struct {
 	pos  int // in the description
 }
 
+// cut takes a format's text apart: what stands between the marks, and what field makes of
+// that which begins with one, with its size in bytes.
+func cut(text string, mark byte, field func(pos int) ([]piece, int, error)) (pieces []piece, err error) {
+	for pos := 0; pos < len(text); {
+		made, size := []piece(nil), strings.IndexByte(text[pos:], mark)
+		switch {
+		case size < 0:
+			size = len(text) - pos
+			fallthrough
+		case size > 0:
+			made = []piece{{text: text[pos : pos+size]}}
+		default:
+			if made, size, err = field(pos); err != nil {
+				return nil, err
+			}
+		}
+		for i := range made {
+			made[i].pos = pos
+		}
+		pieces = append(pieces, made...)
+		pos += size
+	}
+	return pieces, nil
+}
+
 // compile makes a format of a description's pieces.
 func compile(name string, pieces []piece, e escaping) (*Format, error) {
 	t := &template{escape: e}

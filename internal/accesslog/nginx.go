@@ -19,23 +19,15 @@ func Nginx(spec string) (*Format, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	var pieces []piece
-	for pos := 0; pos < len(text); {
-		if text[pos] != '$' {
-			n := strings.IndexByte(text[pos:], '$')
-			if n < 0 {
-				n = len(text) - pos
-			}
-			pieces = append(pieces, piece{text: text[pos : pos+n], pos: pos})
-			pos += n
-			continue
-		}
+	pieces, err := cut(text, '$', func(pos int) ([]piece, int, error) {
 		variable, size := nginxVariable(text[pos:])
 		if variable == "" {
-			return nil, fmt.Errorf("%s: no variable at byte %d: %w", name, pos, ErrSpec)
+			return nil, 0, fmt.Errorf("%s: no variable at byte %d: %w", name, pos, ErrSpec)
 		}
-		pieces = append(pieces, piece{item: nginxItem(variable), pos: pos})
-		pos += size
+		return []piece{{item: nginxItem(variable)}}, size, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return compile(name, pieces, e)
 }
